@@ -1,0 +1,91 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+export PIP_ROOT_USER_ACTION := ignore
+
+# What each step leaves behind, so that it is not done again.
+BARE := $(VENV)/.bare
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
+NODE := tests/workers/node
+NODE_MODULES := $(NODE)/node_modules/.done
+
+# The programs that the demo and the tests need, each with the Debian package that brings it.
+DEMO_PROGRAMS := redis-server:redis-server
+TEST_PROGRAMS := $(DEMO_PROGRAMS) prometheus:prometheus promtool:prometheus node:nodejs npm:npm
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test bench lock programs demo-programs
+
+help: ## Show this
+	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+setup: $(RUN) ## Make .venv with forewarn in it
+
+run: $(RUN) ## Watch what the environment or forewarn.toml names; with nothing configured, show the demo
+	@if [ -e forewarn.toml ]; then exec $(BIN)/forewarn run --config forewarn.toml; \
+	elif [ -n "$$FAKTORY_URL$$FAKTORY_PROVIDER" ] || env | grep -q '^FOREWARN_'; then exec $(BIN)/forewarn run; \
+	else $(MAKE) --no-print-directory demo-programs && exec $(BIN)/forewarn demo; fi
+
+test: $(DEV) programs $(NODE_MODULES) ## Run everything that proves it: lint, types and tests
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "these files are not formatted:"; $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/pytest
+
+bench: $(DEV) ## Measure
+	@$(BIN)/python -m bench
+
+lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	@uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
+		pyproject.toml --extra demo -o requirements/run.txt >/dev/null
+	@uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
+		pyproject.toml --extra demo --group dev -o requirements/dev.txt >/dev/null
+	@uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
+		requirements/build.in -c requirements/dev.txt -o requirements/build.txt >/dev/null
+	@cd $(NODE) && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund \
+		--loglevel=error >/dev/null
+
+$(BARE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "forewarn needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(call install,python3-venv); fi
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(RUN): $(BARE) requirements/run.txt requirements/build.txt pyproject.toml
+	@echo "installing forewarn into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements/run.txt -r requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(RUN) requirements/dev.txt
+	@echo "installing what the tests need into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(NODE_MODULES): $(NODE)/package.json $(NODE)/package-lock.json | programs
+	@if command -v npm >/dev/null; then cd $(NODE) && npm ci --no-audit --no-fund --loglevel=error >/dev/null && touch node_modules/.done; fi
+
+programs:
+	@$(call need,$(TEST_PROGRAMS))
+
+demo-programs:
+	@$(call need,$(DEMO_PROGRAMS))
+
+# Install the Debian packages $(1), or say how to have them. In CI what is missing is a failure, elsewhere its tests are skipped.
+install = as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; \
+	if command -v apt-get >/dev/null && $$as_root true 2>/dev/null; then \
+		echo "installing" $(1); \
+		{ $$as_root apt-get update && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(1); } \
+		>.apt.log 2>&1 || { cat .apt.log >&2; rm -f .apt.log; exit 1; }; rm -f .apt.log; \
+	else \
+		echo "missing:" $(1) "(on Debian: apt-get install" $(1)")" >&2; [ "$$CI" != true ]; \
+	fi
+
+need = missing=; for each in $(1); do \
+		command -v $${each%%:*} >/dev/null || missing="$$missing $${each\#\#*:}"; done; \
+	if [ -n "$$missing" ]; then $(call install,$$missing); fi

@@ -1,0 +1,306 @@
+"""The vocabulary: what is known of one watched job server, as immutable values.
+
+Nothing here does I/O and nothing here knows a particular server system. All instants are Unix seconds by the
+*server's* clock, all durations are seconds. ``None`` always means "not known", never "zero".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+MAX_NAME = 128
+"""Longest queue or job type name that is kept, in characters: names are untrusted and become label values."""
+
+OTHER = "(other)"
+"""Label value that stands for all names beyond the bound. A real name that reads so is folded into it."""
+
+
+class Reason(StrEnum):
+    """Why a part of a poll failed: a closed set, so that it may be a label value."""
+
+    UNREACHABLE = "unreachable"  # nothing listens there, or the name does not resolve
+    TIMEOUT = "timeout"  # no answer within the deadline
+    REFUSED = "refused"  # the server is at its connection limit
+    AUTH = "auth"  # wrong, missing or superfluous password
+    TLS = "tls"  # certificate not trusted, or TLS spoken to a plain port
+    PROTOCOL = "protocol"  # an answer that is not the protocol: torn, oversized, malformed
+    DECODE = "decode"  # well-framed, but an entry in it is not what it should be
+    SERVER = "server"  # the server answered with an error of its own
+    CONFIG = "config"  # a file of the server's configuration could not be read
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One thing that went wrong, and in words without secrets what, where and how to mend it."""
+
+    reason: Reason
+    message: str
+
+
+class CollectorRun(msgspec.Struct, frozen=True):
+    """How one part of a poll went. ``failure`` may be set although facts were learned (some entries unreadable)."""
+
+    name: str
+    seconds: float
+    failure: Failure | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What the server tells of itself on every poll, at no risk."""
+
+    version: str
+    edition: str  # "oss", "enterprise", or what the server calls itself
+    connections: int
+    commands: int
+
+
+class Details(msgspec.Struct, frozen=True):
+    """What only a rarer, costlier question tells. May be older than the observation that carries it."""
+
+    asked_at: float
+    uptime: float | None = None
+    memory_bytes: int | None = None
+    workers: int | None = None
+    workers_reaped: int | None = None
+    reservations_expired: int | None = None
+
+
+class Queue(msgspec.Struct, frozen=True, gc=False):
+    """One queue now. ``latency`` is the time that its oldest job has waited: 0 when it is empty."""
+
+    jobs: int | None = None
+    latency: float | None = None
+    paused: bool | None = None
+
+    def joined(self, other: Queue) -> Queue:
+        """Return two queues as one: the jobs of both as far as known, the longer latency, paused if one of them is."""
+        latencies = (self.latency, other.latency)
+        return Queue(
+            jobs=other.jobs if self.jobs is None else self.jobs + (other.jobs or 0),
+            latency=None if None in latencies else max(it for it in latencies if it is not None),
+            paused=other.paused if self.paused is None else self.paused or bool(other.paused),
+        )
+
+
+class Reservation(msgspec.Struct, frozen=True, gc=False):
+    """One job that a worker holds. ``expires_at`` is when the server gives it to another worker."""
+
+    jid: str
+    worker: str
+    queue: str
+    jobtype: str
+    reserved_at: float
+    expires_at: float
+
+
+class Scope(StrEnum):
+    """What a throttle limits: the whole cluster, or each worker process."""
+
+    CLUSTER = "cluster"
+    WORKER = "worker"
+
+
+class ThrottleLimit(msgspec.Struct, frozen=True):
+    """One configured throttle: at most ``limit`` jobs of ``queue`` at once in ``scope``."""
+
+    queue: str
+    scope: Scope
+    limit: int
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """The raw facts of one poll."""
+
+    now: float
+    reached: bool
+    """Whether the server itself answered at all in this poll."""
+    runs: tuple[CollectorRun, ...] = ()
+    interrupted: bool = False
+    """Whether contact was lost since the observation before: the server may have been restarted in between."""
+    refusals: int = 0
+    """How often our own connection was refused at the connection limit since the observation before."""
+    health: Health | None = None
+    connections_limit: int | None = None
+    details: Details | None = None
+    queues: Mapping[str, Queue] | None = None
+    sets: Mapping[str, int] | None = None
+    overdue: Mapping[str, float] | None = None
+    processed: int | None = None
+    failed: int | None = None
+    reservations: Mapping[str, Reservation] | None = None
+    """By job id."""
+    throttles: tuple[ThrottleLimit, ...] | None = None
+
+
+class Source(Protocol):
+    """The code that learns one server's state. Never raises for what the server does: it tells it in the values."""
+
+    async def observe(self) -> Observation:
+        """Learn what is known now, within the source's own deadlines."""
+        ...
+
+    async def probe(self, workers: Sequence[str]) -> tuple[Mapping[str, bool], CollectorRun]:
+        """Tell for each of ``workers`` whether it is still registered, but for those not learned; and how it went."""
+        ...
+
+    async def close(self) -> None:
+        """End every connection politely. Safe to call twice."""
+        ...
+
+
+Pair = tuple[str, str]
+"""Queue and job type, as label values."""
+
+
+class Distribution(msgspec.Struct, frozen=True):
+    """Cumulative counts at ascending upper bounds (the last is the total), and the sum of the values."""
+
+    counts: tuple[int, ...]
+    sum: float
+
+    @property
+    def count(self) -> int:
+        """How many values there are."""
+        return self.counts[-1]
+
+
+class BootVerdict(msgspec.Struct, frozen=True):
+    """What is known of the server process's life."""
+
+    restarts: int
+    started_at: float | None
+    settled: bool
+    """Whether the server is known to have run for long enough that its list of workers can be trusted."""
+
+
+class ConnectionsVerdict(msgspec.Struct, frozen=True):
+    """How close connections are to the limit."""
+
+    used: int | None
+    limit: int | None
+    refused: int
+
+
+class BusyGroup(msgspec.Struct, frozen=True):
+    """The busy jobs of one queue and job type; with no jobs the other two are unknown."""
+
+    jobs: int
+    oldest_age: float | None
+    used_ratio: float | None
+
+
+class BusyVerdict(msgspec.Struct, frozen=True):
+    """How old the busy jobs are. Keys are label values, already bounded. ``None``: not known in this poll."""
+
+    groups: Mapping[Pair, BusyGroup] | None
+    ages: Mapping[str, Distribution] | None
+    """By queue; upper bounds ``AGE_BUCKETS``."""
+    durations: Mapping[Pair, Distribution]
+    """Executions observed so far; upper bounds ``DURATION_BUCKETS``."""
+
+
+class CrashReason(StrEnum):
+    """How a worker went: its connections closed, or it fell silent until the server gave it up."""
+
+    VANISHED = "vanished"
+    HUNG = "hung"
+
+
+class Crash(msgspec.Struct, frozen=True):
+    """One worker found dead while it held jobs."""
+
+    worker: str
+    reason: CrashReason
+    found_at: float
+    orphans: tuple[Reservation, ...]
+
+
+class OrphanGroup(msgspec.Struct, frozen=True):
+    """The orphans of one queue and job type; the age counts from when their worker was found gone."""
+
+    jobs: int
+    oldest_age: float | None
+
+
+class WorkersVerdict(msgspec.Struct, frozen=True):
+    """How often workers crash and what they leave behind."""
+
+    registered: int | None
+    crashes: Mapping[CrashReason, int]
+    """By reason, every one of them from the start at 0."""
+    orphans: Mapping[Pair, OrphanGroup] | None
+    found: tuple[Crash, ...] = ()
+    """The crashes that this observation proved."""
+
+
+class ThrottleUse(msgspec.Struct, frozen=True):
+    """One throttle now. Facts that could not be learned in this poll are ``None``."""
+
+    limit: int
+    in_use: int | None
+    waiting: int | None
+    saturated_seconds: float
+
+    @property
+    def saturation(self) -> float | None:
+        """Share of the limit in use; may exceed 1 after the limit was lowered."""
+        if self.in_use is None or self.limit <= 0:
+            return None
+        return self.in_use / self.limit
+
+
+class ThrottlesVerdict(msgspec.Struct, frozen=True):
+    """How saturated the throttles are, by queue and scope; ``None`` when their limits are not known."""
+
+    throttles: Mapping[tuple[str, Scope], ThrottleUse] | None
+
+
+class QueuesVerdict(msgspec.Struct, frozen=True):
+    """The queues under their label values, already bounded; of folded ones the sum of jobs and largest latency."""
+
+    queues: Mapping[str, Queue] | None
+    label_values: Mapping[str, int]
+    """How many distinct values each bounded label really has, by label name."""
+
+
+class CollectorTotals(msgspec.Struct, frozen=True):
+    """The newest run of one part of the poll, and its failures so far by reason."""
+
+    last: CollectorRun
+    errors: Mapping[Reason, int]
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What is known now of one server: the newest observation and every signal's verdict."""
+
+    server: str
+    system: str
+    taken_at: float
+    """When the poll ended, by the *sidecar's monotonic* clock: the age of the snapshot is measured from it."""
+    observation: Observation
+    boot: BootVerdict
+    connections: ConnectionsVerdict
+    queues: QueuesVerdict
+    busy: BusyVerdict
+    workers: WorkersVerdict
+    throttles: ThrottlesVerdict
+    collectors: tuple[CollectorTotals, ...]
+
+
+AGE_BUCKETS: tuple[float, ...] = (
+    1, 5, 15, 30, 60, 120, 300, 600, 900, 1200, 1500, 1800, 3600, 7200, 21600, 86400,
+)  # fmt: skip
+"""Upper bounds of busy job ages in seconds: 1800 is Faktory's default reservation, 86400 its longest."""
+
+DURATION_BUCKETS: tuple[float, ...] = (
+    0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400,
+)  # fmt: skip
+"""Upper bounds of observed executions in seconds."""
+
+
+def label_value(name: str) -> str:
+    """Return ``name`` as it may stand in a label: valid UTF-8, at most :data:`MAX_NAME` characters, never empty."""
+    return name[:MAX_NAME].encode("utf-8", "replace").decode("utf-8") or "(empty)"

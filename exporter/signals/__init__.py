@@ -1,0 +1,128 @@
+"""Pure state machines that turn observations into derived facts: no I/O, no clock.
+
+Each takes observations in the order in which they were made, by the server's own clock, and returns an immutable
+verdict. :class:`Signals` joins those of one server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from exporter.model import (
+    BootVerdict,
+    BusyVerdict,
+    CollectorRun,
+    CollectorTotals,
+    ConnectionsVerdict,
+    Observation,
+    QueuesVerdict,
+    Reason,
+    Reservation,
+    ThrottlesVerdict,
+    WorkersVerdict,
+)
+from exporter.signals.boot import BootMemory, BootSignal
+from exporter.signals.busy import BusySignal
+from exporter.signals.changes import changes
+from exporter.signals.connections import ConnectionsMemory, ConnectionsSignal
+from exporter.signals.groups import Groups
+from exporter.signals.labels import Labels
+from exporter.signals.throttles import ThrottlesMemory, ThrottlesSignal
+from exporter.signals.workers import WorkersMemory, WorkersSignal
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What of one server must outlive Forewarn's own restart."""
+
+    boot: BootMemory = BootMemory()
+    connections: ConnectionsMemory = ConnectionsMemory()
+    throttles: ThrottlesMemory = ThrottlesMemory()
+    workers: WorkersMemory = WorkersMemory()
+
+
+class Verdicts(msgspec.Struct, frozen=True):
+    """What every signal says after one observation."""
+
+    boot: BootVerdict
+    connections: ConnectionsVerdict
+    queues: QueuesVerdict
+    busy: BusyVerdict
+    workers: WorkersVerdict
+    throttles: ThrottlesVerdict
+    collectors: tuple[CollectorTotals, ...]
+
+
+class Signals:
+    """All signals of one server. Per poll: :meth:`receive`, ask after the workers it names, :meth:`conclude`."""
+
+    def __init__(self, max_label_values: int, memory: Memory | None = None) -> None:
+        memory = memory or Memory()
+        self._boot = BootSignal(memory.boot)
+        self._connections = ConnectionsSignal(memory.connections)
+        self._busy = BusySignal()
+        self._workers = WorkersSignal(memory.workers)
+        self._throttles = ThrottlesSignal(max_label_values, memory.throttles)
+        self._labels = Labels(max_label_values)
+        self._collectors: dict[str, CollectorTotals] = {}
+        self._reservations: Mapping[str, Reservation] = {}
+        self._groups = Groups()
+        self._known_at: float | None = None
+
+    def receive(self, observation: Observation) -> Pending:
+        """Take one observation in. The rest of it waits for the answers to ``suspects`` of what is returned."""
+        boot = self._boot.advance(observation)
+        moved = groups = None
+        if observation.reservations is not None:
+            since = observation.now if self._known_at is None else self._known_at
+            moved = changes(self._reservations, since, observation.reservations, observation.now)
+            self._reservations, self._known_at = observation.reservations, observation.now
+            self._groups.advance(moved)
+            groups = self._groups
+        dead = self._workers.dead()  # before it forgets those whose last job has left
+        suspects = self._workers.receive(observation, moved, settled=boot.settled)
+        self._labels.update(observation.queues, groups, observation.now)
+        busy = self._busy.advance(observation, groups, moved, self._labels, dead)
+        return Pending(observation, boot, busy, groups, suspects)
+
+    def conclude(self, pending: Pending, probes: Mapping[str, bool], runs: tuple[CollectorRun, ...]) -> Verdicts:
+        """Return every verdict. ``runs`` tells how each part of the poll went."""
+        observation = pending.observation
+        for run in runs:
+            self._tell(run)
+        return Verdicts(
+            boot=pending.boot,
+            connections=self._connections.advance(observation),
+            queues=self._labels.verdict(observation.queues),
+            busy=pending.busy,
+            workers=self._workers.conclude(observation, probes, self._labels, settled=pending.boot.settled),
+            throttles=self._throttles.advance(observation, pending.groups),
+            collectors=tuple(self._collectors.values()),
+        )
+
+    def memory(self) -> Memory:
+        """Return what the next run of Forewarn needs."""
+        return Memory(
+            boot=self._boot.memory(),
+            connections=self._connections.memory(),
+            throttles=self._throttles.memory(),
+            workers=self._workers.memory(),
+        )
+
+    def _tell(self, run: CollectorRun) -> None:
+        known = self._collectors.get(run.name)
+        errors: dict[Reason, int] = dict(known.errors) if known else {}
+        if run.failure is not None:
+            errors[run.failure.reason] = errors.get(run.failure.reason, 0) + 1
+        self._collectors[run.name] = CollectorTotals(last=run, errors=errors)
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """An observation taken in, waiting for the answers to the questions that it raised."""
+
+    observation: Observation
+    boot: BootVerdict
+    busy: BusyVerdict
+    groups: Groups | None
+    suspects: tuple[str, ...]

@@ -1,0 +1,336 @@
+"""Signal: which workers have crashed, and which jobs they left behind.
+
+Faktory says nothing when a worker dies: its record vanishes with its last connection and its jobs stay reserved until
+their time runs out. So:
+
+1. A worker holds jobs if its id stands in the working set.
+2. It is suspect when its own jobs have not moved since the number of connections dropped, or for ``SILENCE``: a
+   successor that comes between two polls hides the drop. Where connections come and go all the time a drop is no
+   evidence unless it goes below what they always come back to.
+3. A suspect is asked after. Every answer "registered" renews its heartbeat, so the same worker is never asked after
+   twice within ``SILENCE``, which is longer than the server needs to give up a hung one (60 s to 75 s).
+   An answer "unknown" renews nothing.
+4. A worker found unknown twice, ``GRACE`` apart, that still holds jobs has crashed. Once is not enough: clients that
+   close idle connections are unknown between two of them.
+5. No verdict while the server may have been restarted just now (see :mod:`exporter.signals.boot`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import islice, pairwise
+
+import msgspec
+
+from exporter.model import (
+    Crash,
+    CrashReason,
+    Details,
+    Observation,
+    OrphanGroup,
+    Pair,
+    Reservation,
+    WorkersVerdict,
+)
+from exporter.signals.changes import Changes
+from exporter.signals.labels import Labels
+
+SILENCE = 80.0
+"""Seconds without a move of its jobs after which a worker is suspect, and shortest time between two questions after
+it. A question at 30 s would let Faktory give up a worker that hung at once only 90 s to 105 s later, instead of 60 s
+to 75 s."""
+
+GRACE = 5.0
+"""Seconds that a worker must have been gone: a clean exit acknowledges or fails its last jobs in that time."""
+
+AT_ONCE = 50
+"""Most workers asked after in one poll."""
+
+LIVELY = 45.0
+"""A worker whose jobs moved within so many seconds before it went had not been silent for the 60 s, less one beat of
+15 s, that it takes to be given up as hung."""
+
+REAPER = 15.0
+"""The server gives up hung workers when its clock shows a multiple of so many seconds."""
+
+REAPER_TAKES = 1.5
+"""Seconds after which that is over."""
+
+RECENT = 60.0
+"""Seconds over which drops of the number of connections are counted, and its lowest value is remembered."""
+
+FREQUENT = 4
+"""So many drops within ``RECENT`` are the coming and going of producers."""
+
+REASON_WAIT = 75.0
+"""Seconds to wait for the server's count of hung workers, which is asked for once a minute."""
+
+REMEMBERED = 10_000
+"""Most workers that are remembered over a restart of Forewarn."""
+
+_TICK = 0.25  # polls come on time, but not to the millisecond
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """The number of connections fell between two polls."""
+
+    since: float
+    at: float
+
+    @property
+    def by_reaper(self) -> bool:
+        """Whether it may have been the server that gave up a hung worker."""
+        return reaper_ran(self.since, self.at)
+
+
+class Floor:
+    """The number of connections over the last ``RECENT`` seconds, and what a drop of it is worth."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=int(RECENT))
+
+    def fell(self, now: float, connections: int) -> bool:
+        """Take in the number now; tell whether it is a drop that hints at a worker's death."""
+        while len(self._seen) > 1 and now - self._seen[0][0] > RECENT:
+            self._seen.popleft()
+        seen = [count for _, count in self._seen]
+        self._seen.append((now, connections))
+        if not seen or connections >= seen[-1]:
+            return False
+        drops = sum(after < before for before, after in pairwise(seen))
+        return drops < FREQUENT or connections < min(seen)
+
+
+class Holder(msgspec.Struct):
+    """One worker that holds jobs."""
+
+    held: int
+    seen: float
+    moved: float
+    registered: float | None = None
+    gone_after: float = 0.0
+    gone: float | None = None
+    confirmed: bool = False
+    crashed: bool = False
+
+    def lived(self) -> float:
+        """Return the last instant at which it is known to have lived."""
+        return max(self.moved, self.registered or 0.0)
+
+    def fetched(self, at: float) -> None:
+        """Note that it took a job: only a living worker does."""
+        self.held += 1
+        if self.gone is None or at > self.gone:
+            self.gone, self.confirmed, self.crashed = None, False, False
+            self.moved = max(self.moved, at)
+
+    def returned(self, at: float) -> None:
+        """Note that a job of it ended. That of a worker found gone ended just before, or by another's hand."""
+        if self.gone is None:
+            self.moved = max(self.moved, at)
+
+    def found(self, at: float) -> None:
+        """Note that the server knows it."""
+        self.registered, self.gone, self.confirmed, self.crashed = at, None, False, False
+
+    def missed(self, at: float, drop: Drop | None) -> None:
+        """Note that the server does not know it, and that it may have gone with ``drop``."""
+        if self.gone is not None:
+            self.confirmed = at - self.gone >= GRACE - _TICK
+        elif drop is not None:
+            self.gone_after, self.gone = max(self.lived(), drop.since), drop.at
+        else:
+            self.gone_after, self.gone = self.lived(), at
+
+
+class WorkersMemory(msgspec.Struct, frozen=True):
+    """What must outlive Forewarn's own restart, so that no crash is told twice and none is lost."""
+
+    crashes: dict[CrashReason, int] = {}
+    holders: dict[str, Holder] = {}
+    connections: int | None = None
+
+
+class WorkersSignal:
+    """Finds crashed workers. ``receive`` an observation, ask after the workers it names, then ``conclude``."""
+
+    def __init__(self, memory: WorkersMemory | None = None) -> None:
+        memory = memory or WorkersMemory()
+        self._crashes = {reason: memory.crashes.get(reason, 0) for reason in CrashReason}
+        self._holders = {worker: msgspec.structs.replace(it, held=0) for worker, it in memory.holders.items()}
+        self._connections = memory.connections
+        self._floor = Floor()
+        self._drop: Drop | None = None
+        self._at: float | None = None
+        self._reaped: list[tuple[float, int]] = []  # newest two counts of hung workers, with when they were asked
+
+    def receive(self, observation: Observation, changes: Changes | None, *, settled: bool) -> tuple[str, ...]:
+        """Take one observation in and return the workers to ask after now, the most urgent first."""
+        self._note_reaped(observation.details)
+        if changes is not None:
+            self._move(changes, observation.now)
+        self._note_connections(observation)
+        if observation.reservations is None:
+            return ()
+        return self._suspects(observation.now, settled=settled)
+
+    def conclude(
+        self,
+        observation: Observation,
+        probes: Mapping[str, bool],
+        labels: Labels,
+        *,
+        settled: bool,
+    ) -> WorkersVerdict:
+        """Take the answers in and tell what is known then."""
+        now = observation.now
+        for worker, registered in probes.items():
+            holder = self._holders.get(worker)
+            if holder is None:
+                continue
+            if registered:
+                holder.found(now)
+            else:
+                holder.missed(now, self._recent_drop(holder))
+        found: tuple[Crash, ...] = ()
+        if settled and observation.reservations is not None:
+            found = tuple(self._judge(observation.reservations, now))
+        self._at = now
+        details = observation.details
+        return WorkersVerdict(
+            registered=None if details is None else details.workers,
+            crashes=dict(self._crashes),
+            orphans=self._orphans(observation, labels),
+            found=found,
+        )
+
+    def memory(self) -> WorkersMemory:
+        """Return what the next run of Forewarn needs. Of very many workers those that a question was asked about."""
+        holders = self._holders
+        if len(holders) > REMEMBERED:
+            asked = (worker for worker, it in holders.items() if it.gone is not None or it.registered is not None)
+            holders = {worker: holders[worker] for worker in islice(asked, REMEMBERED)}
+        return WorkersMemory(
+            crashes=dict(self._crashes),
+            holders={worker: msgspec.structs.replace(it) for worker, it in holders.items()},
+            connections=self._connections,
+        )
+
+    def dead(self) -> frozenset[str]:
+        """Return the workers that have gone and left jobs behind, before and after the verdict."""
+        return frozenset(worker for worker, it in self._holders.items() if it.gone is not None)
+
+    def _move(self, changes: Changes, now: float) -> None:
+        for reservation in changes.arrived:
+            holder = self._holders.get(reservation.worker)
+            if holder is None:
+                holder = self._holders[reservation.worker] = Holder(held=0, seen=now, moved=reservation.reserved_at)
+            holder.fetched(reservation.reserved_at)
+        for reservation in changes.gone:
+            holder = self._holders.get(reservation.worker)
+            if holder is not None:
+                holder.held -= 1
+                if not changes.expired(reservation):
+                    holder.returned(now)
+        self._holders = {worker: holder for worker, holder in self._holders.items() if holder.held > 0}
+
+    def _note_connections(self, observation: Observation) -> None:
+        now, health = observation.now, observation.health
+        if health is None:
+            return
+        if self._at is None and self._connections is not None:
+            self._floor.fell(now, self._connections)  # what the last run of Forewarn saw
+        self._connections = health.connections
+        if self._floor.fell(now, health.connections):
+            self._drop = Drop(since=now if self._at is None else self._at, at=now)
+
+    def _recent_drop(self, holder: Holder) -> Drop | None:
+        """Return the drop of this poll or the one before, if ``holder`` may have gone with it."""
+        drop = self._drop
+        recent = drop is not None and (self._at is None or drop.at >= self._at)
+        return drop if drop is not None and recent and holder.lived() <= drop.at else None
+
+    def _suspects(self, now: float, *, settled: bool) -> tuple[str, ...]:
+        due: list[tuple[bool, float, str]] = []
+        for worker, holder in self._holders.items():
+            if holder.crashed or holder.confirmed:
+                continue
+            if holder.gone is not None:
+                # One that seems gone may only not have come back yet: asked again when that is out of the question.
+                if settled and now - holder.gone >= GRACE - _TICK:
+                    due.append((False, holder.gone, worker))
+            elif self._suspect(holder, now):
+                due.append((True, holder.lived(), worker))
+        due.sort()
+        return tuple(worker for *_, worker in due[:AT_ONCE])
+
+    def _suspect(self, holder: Holder, now: float) -> bool:
+        if holder.registered is not None and now - holder.registered < SILENCE:
+            return False
+        lived, drop = holder.lived(), self._drop
+        # One whose jobs moved in the very poll that saw the drop may show at the next that it lives.
+        if drop is not None and lived <= (drop.since if now == drop.at else drop.at):
+            # Workers that froze together are given up one by one: a question would renew those still to come.
+            frozen = drop.by_reaper and drop.at - lived >= LIVELY
+            return not frozen or now - drop.at >= REAPER + REAPER_TAKES
+        return now - max(lived, holder.seen) >= SILENCE
+
+    def _judge(self, reservations: Mapping[str, Reservation], now: float) -> Iterable[Crash]:
+        told: dict[str, CrashReason] = {}
+        for worker, holder in self._holders.items():
+            if holder.confirmed and not holder.crashed:
+                reason = self._reason(holder, now)
+                if reason is not None:
+                    told[worker] = reason
+        if not told:
+            return
+        left: dict[str, list[Reservation]] = {worker: [] for worker in told}
+        for reservation in reservations.values():
+            if reservation.worker in left:
+                left[reservation.worker].append(reservation)
+        for worker, reason in told.items():
+            self._holders[worker].crashed = True
+            self._crashes[reason] += 1
+            yield Crash(worker=worker, reason=reason, found_at=now, orphans=tuple(left[worker]))
+
+    def _reason(self, holder: Holder, now: float) -> CrashReason | None:
+        """Return why the worker went, or ``None`` while the server's next count of hung workers can tell."""
+        gone = holder.gone or now
+        if gone - holder.lived() < LIVELY or not reaper_ran(holder.gone_after, gone):
+            return CrashReason.VANISHED
+        before = [count for at, count in self._reaped if at < gone]
+        after = [count for at, count in self._reaped if at >= gone]
+        if before and after:
+            return CrashReason.HUNG if after[-1] > before[-1] else CrashReason.VANISHED
+        if now - gone < REASON_WAIT:
+            return None
+        return CrashReason.VANISHED
+
+    def _note_reaped(self, details: Details | None) -> None:
+        if details is None or details.workers_reaped is None:
+            return
+        if not self._reaped or self._reaped[-1][0] != details.asked_at:
+            self._reaped = [*self._reaped[-2:], (details.asked_at, details.workers_reaped)]
+
+    def _orphans(self, observation: Observation, labels: Labels) -> dict[Pair, OrphanGroup] | None:
+        if observation.reservations is None:
+            return None
+        since = {worker: it.gone for worker, it in self._holders.items() if it.confirmed and it.gone is not None}
+        orphans = {pair: OrphanGroup(jobs=0, oldest_age=None) for pair in labels.pairs()}
+        if not since:
+            return orphans
+        for reservation in observation.reservations.values():
+            gone = since.get(reservation.worker)
+            if gone is None:
+                continue
+            pair = labels.pair(reservation.queue, reservation.jobtype)
+            known = orphans.get(pair) or OrphanGroup(jobs=0, oldest_age=None)
+            age = max(0.0, observation.now - gone)
+            orphans[pair] = OrphanGroup(known.jobs + 1, max(age, known.oldest_age or 0.0))
+        return orphans
+
+
+def reaper_ran(since: float, until: float) -> bool:
+    """Tell whether the server looked for hung workers between two instants of its clock."""
+    return until // REAPER * REAPER + REAPER_TAKES > since

@@ -1,0 +1,165 @@
+"""A Faktory server in virtual time, as far as the signals can see it: for tests that need hours in milliseconds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from exporter.model import Details, Health, Observation, Queue, Reservation
+from exporter.signals import Signals, Verdicts
+
+EPOCH = 1_700_000_000.0
+BEAT = 15.0
+EXPIRY = 60.0
+REAPER = 15.0
+
+
+@dataclass
+class SimWorker:
+    """One worker process. ``hung``: its sockets stay open but it does nothing more."""
+
+    wid: str
+    connections: int = 2
+    beat_at: float = EPOCH
+    hung: bool = False
+    connected: bool = True
+
+
+@dataclass
+class SimServer:
+    """Registers workers, holds reservations, reaps the hung, forgets on restart. Time is moved by ``run``."""
+
+    now: float = EPOCH
+    started: float = EPOCH
+    commands: int = 1000
+    producers: int = 0
+    reaped: int = 0
+    registered: dict[str, SimWorker] = field(default_factory=dict)
+    workers: dict[str, SimWorker] = field(default_factory=dict)
+    working: dict[str, Reservation] = field(default_factory=dict)
+    beats_asked: list[tuple[float, str]] = field(default_factory=list)
+    reaped_at: dict[str, float] = field(default_factory=dict)
+    ids: itertools.count[int] = field(default_factory=itertools.count)
+
+    def worker(self, wid: str, connections: int = 2) -> SimWorker:
+        worker = SimWorker(wid, connections, beat_at=self.now)
+        self.workers[wid] = self.registered[wid] = worker
+        return worker
+
+    def fetch(self, wid: str, queue: str = "default", jobtype: str = "Job", reserve_for: float = 1800.0) -> str:
+        jid = f"jid-{next(self.ids)}"
+        self.working[jid] = Reservation(jid, wid, queue, jobtype, self.now, self.now + reserve_for)
+        self.commands += 1
+        return jid
+
+    def finish(self, jid: str) -> None:
+        self.commands += 1
+        del self.working[jid]
+
+    def kill(self, wid: str) -> None:
+        self.workers.pop(wid)
+        self.registered.pop(wid, None)
+
+    def restart(self) -> None:
+        self.started, self.commands, self.reaped = self.now, 0, 0
+        self.registered.clear()
+        for worker in self.workers.values():
+            worker.connected = False
+
+    def run(self, seconds: float) -> None:
+        """Let time pass: heartbeats, reaping and expiry happen on time."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 0.25)
+            for worker in self.workers.values():
+                if not worker.hung and self.now - worker.beat_at >= BEAT:
+                    worker.beat_at, worker.connected = self.now, True
+                    self.registered[worker.wid] = worker
+                    self.commands += 1
+            if self.now % REAPER == 0:
+                self._reap()
+
+    def connections(self) -> int:
+        return self.producers + 1 + sum(it.connections for it in self.registered.values())
+
+    def answer(self, wid: str) -> bool:
+        self.beats_asked.append((self.now, wid))
+        self.commands += 1
+        worker = self.registered.get(wid)
+        if worker is not None:
+            worker.beat_at = self.now
+        return worker is not None
+
+    def _reap(self) -> None:
+        for wid, worker in list(self.registered.items()):
+            if self.now - worker.beat_at > EXPIRY:
+                del self.registered[wid]
+                self.workers.pop(wid, None)
+                self.reaped += 1
+                self.reaped_at[wid] = self.now
+        self.working = {jid: it for jid, it in self.working.items() if it.expires_at > self.now}
+
+
+class SimWatch:
+    """Polls a simulated server as :class:`exporter.watch.Watch` polls a real one; ``INFO`` once a minute."""
+
+    def __init__(self, server: SimServer, signals: Signals | None = None, interval: float = 5.0) -> None:
+        self.server = server
+        self.signals = signals or Signals(max_label_values=200)
+        self.interval = interval
+        self.verdicts: list[Verdicts] = []
+        self.details: Details | None = None
+        self.interrupted = True
+
+    def poll(self, *, redis: bool = True, interrupted: bool = False) -> Verdicts:
+        server = self.server
+        if self.details is None or server.now - self.details.asked_at >= 60:
+            self.details = Details(
+                asked_at=server.now,
+                uptime=float(int(server.now - server.started)),
+                workers=len(server.registered),
+                workers_reaped=server.reaped,
+                reservations_expired=0,
+            )
+        server.commands += 1
+        observation = Observation(
+            now=server.now,
+            reached=True,
+            interrupted=self.interrupted or interrupted,
+            health=Health("1.10.0", "oss", server.connections(), server.commands),
+            connections_limit=2000,
+            details=self.details,
+            queues={"default": Queue(jobs=0, latency=0.0, paused=False)} if redis else None,
+            reservations=dict(server.working) if redis else None,
+        )
+        self.interrupted = False
+        pending = self.signals.receive(observation)
+        probes = {wid: server.answer(wid) for wid in pending.suspects}
+        self.verdicts.append(self.signals.conclude(pending, probes, ()))
+        return self.verdicts[-1]
+
+    def run(self, seconds: float) -> Verdicts:
+        """Let time pass, polling at every interval."""
+        end = self.server.now + seconds
+        while self.server.now < end:
+            self.server.run(self.interval)
+            self.poll()
+        return self.verdicts[-1]
+
+    def crashes(self) -> dict[str, int]:
+        return {str(reason): count for reason, count in self.verdicts[-1].workers.crashes.items() if count}
+
+    def told(self) -> list[str]:
+        return [crash.worker for verdicts in self.verdicts for crash in verdicts.workers.found]
+
+
+def settled(workers: Sequence[str] = ("w1",), interval: float = 5.0) -> SimWatch:
+    """Return a watch of a server that has run for an hour, with idle workers."""
+    server = SimServer()
+    server.started = EPOCH - 3600
+    for wid in workers:
+        server.worker(wid)
+    watch = SimWatch(server, interval=interval)
+    watch.poll()
+    return watch

@@ -1,0 +1,369 @@
+"""How a crashed worker is found, in virtual time."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.signals import Memory, Signals
+from exporter.signals.boot import SETTLING
+from exporter.signals.workers import AT_ONCE, GRACE, REASON_WAIT, SILENCE
+from tests.simulated import SimServer, SimWatch, settled
+
+
+def orphaned(watch: SimWatch) -> int:
+    orphans = watch.verdicts[-1].workers.orphans
+    assert orphans is not None
+    return sum(group.jobs for group in orphans.values())
+
+
+def test_a_killed_worker_is_told_once_within_grace_and_two_polls() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(10)
+    killed = watch.server.now
+    watch.server.kill("w1")
+    watch.run(GRACE + 2 * watch.interval)
+    assert watch.told() == ["w1"]
+    assert watch.verdicts[-1].workers.found == () or watch.server.now - killed <= GRACE + 2 * watch.interval
+    watch.run(600)
+    assert watch.told() == ["w1"]
+    assert watch.crashes() == {"vanished": 1}
+
+
+@pytest.mark.parametrize("interval", [1.0, 2.0, 5.0, 15.0])
+def test_the_promise_holds_at_every_interval(interval: float) -> None:
+    watch = settled(interval=interval)
+    watch.server.fetch("w1")
+    watch.run(interval)
+    watch.server.kill("w1")
+    watch.run(GRACE + 2 * interval)
+    assert watch.told() == ["w1"]
+
+
+def test_its_jobs_are_orphans_by_queue_and_job_type_until_they_leave() -> None:
+    watch = settled()
+    watch.server.fetch("w1", "mail", "Send", reserve_for=120)
+    watch.server.fetch("w1", "mail", "Send", reserve_for=300)
+    watch.server.fetch("w1", "pay", "Charge", reserve_for=120)
+    watch.run(5)
+    watch.server.kill("w1")
+    orphans = watch.run(15).workers.orphans
+    assert orphans is not None
+    assert {pair: group.jobs for pair, group in orphans.items()} == {("mail", "Send"): 2, ("pay", "Charge"): 1}
+    orphans = watch.run(135).workers.orphans
+    assert orphans is not None
+    assert {pair: group.jobs for pair, group in orphans.items()} == {("mail", "Send"): 1, ("pay", "Charge"): 0}
+    age = orphans["mail", "Send"].oldest_age
+    assert age is not None
+    assert 130 <= age <= 150
+
+
+def test_three_killed_at_once_are_three() -> None:
+    watch = settled(["w1", "w2", "w3", "w4"])
+    for wid in ("w1", "w2", "w3", "w4"):
+        watch.server.fetch(wid)
+    watch.run(10)
+    for wid in ("w1", "w2", "w3"):
+        watch.server.kill(wid)
+    watch.run(15)
+    assert sorted(watch.told()) == ["w1", "w2", "w3"]
+
+
+def test_a_worker_that_dies_without_jobs_is_no_crash() -> None:
+    watch = settled(["w1", "w2"])
+    watch.run(10)
+    watch.server.kill("w1")
+    watch.run(300)
+    assert watch.crashes() == {}
+    assert watch.server.beats_asked == []
+
+
+def test_a_drop_hidden_by_a_successor_is_found_when_the_worker_has_been_silent() -> None:
+    watch = settled(["w1"])
+    watch.server.fetch("w1")
+    watch.run(10)
+    watch.server.kill("w1")
+    watch.server.worker("w2")
+    watch.server.fetch("w2")
+    watch.run(SILENCE - 10 + GRACE + 2 * watch.interval)
+    assert orphaned(watch) == 1
+    watch.run(REASON_WAIT)
+    assert watch.told() == ["w1"]
+
+
+def test_one_that_had_been_silent_is_told_as_vanished_at_once_if_the_server_looked_for_no_hung_ones() -> None:
+    watch = settled(["w1", "w2"], interval=1.0)
+    watch.server.fetch("w1")
+    watch.run(68)  # the server looks at multiples of 15 s; the watch began at 5 s past one
+    watch.server.kill("w1")
+    watch.run(GRACE + 2 * watch.interval)
+    assert watch.crashes() == {"vanished": 1}
+
+
+def test_one_that_had_been_silent_is_an_orphan_maker_at_once_but_counted_when_the_reason_is_known() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(60)
+    watch.server.kill("w1")
+    watch.run(GRACE + 2 * watch.interval)
+    assert orphaned(watch) == 1
+    watch.run(60)
+    assert watch.crashes() == {"vanished": 1}
+
+
+def test_a_hung_worker_is_told_as_hung_and_is_reaped_on_time() -> None:
+    watch = settled(["w1", "w2"])
+    watch.run(30)
+    watch.server.fetch("w1")
+    watch.run(5)
+    hung_at = watch.server.now
+    watch.server.workers["w1"].hung = True
+    watch.run(240)
+    assert watch.server.reaped_at["w1"] - hung_at <= 90
+    assert watch.crashes() == {"hung": 1}
+
+
+def test_a_question_delays_the_reaping_of_a_worker_hung_in_a_long_job_once_and_by_less_than_a_minute() -> None:
+    for hangs_after in range(0, 240, 5):
+        watch = settled(["w1"])
+        watch.server.fetch("w1")
+        watch.run(5 + hangs_after)
+        hung_at = watch.server.now
+        watch.server.workers["w1"].hung = True
+        watch.run(300)
+        assert watch.server.reaped_at["w1"] - hung_at <= 75 + 60
+
+
+def test_a_long_job_without_another_sign_of_life_is_no_crash() -> None:
+    watch = settled(["w1"])
+    watch.server.fetch("w1")
+    watch.run(600)
+    assert watch.crashes() == {}
+    assert watch.server.beats_asked
+
+
+def test_no_worker_is_asked_after_twice_within_the_silence() -> None:
+    watch = settled(["w1"], interval=1.0)
+    watch.server.fetch("w1")
+    for _ in range(300):  # connections of producers come and go all the time
+        watch.server.producers = 5 - watch.server.producers
+        watch.run(1)
+    asked = [at for at, _ in watch.server.beats_asked]
+    assert asked
+    assert all(later - earlier >= SILENCE for earlier, later in pairwise(asked))
+    assert watch.crashes() == {}
+
+
+def test_a_worker_that_dies_while_producers_come_and_go_is_found_by_the_connections_that_never_come_back() -> None:
+    watch = settled(["w1", "w2", "w3"], interval=1.0)
+    for _ in range(200):  # producers come and go for minutes before
+        watch.server.producers = 4 - watch.server.producers
+        watch.run(1)
+    for wid in ("w1", "w2", "w3"):
+        watch.server.fetch(wid)
+    for _ in range(30):
+        watch.server.producers = 4 - watch.server.producers
+        watch.run(1)
+    assert watch.server.beats_asked == []
+    watch.server.kill("w1")
+    for _ in range(int(GRACE + 4)):
+        watch.server.producers = 4 - watch.server.producers
+        watch.run(1)
+    assert watch.told() == ["w1"]
+
+
+def test_workers_that_freeze_together_are_all_given_up_on_time_and_told_as_hung() -> None:
+    watch = settled([f"w{n}" for n in range(6)], interval=1.0)
+    for n in range(6):
+        watch.run(3)
+        watch.server.workers[f"w{n}"].beat_at = watch.server.now  # they beat at different times
+    for n in range(6):
+        watch.server.fetch(f"w{n}")
+    watch.run(2)
+    frozen_at = watch.server.now
+    for worker in watch.server.workers.values():
+        worker.hung = True
+    watch.run(300)
+    assert [watch.server.reaped_at[f"w{n}"] - frozen_at <= 90 for n in range(6)] == [True] * 6
+    assert watch.crashes() == {"hung": 6}
+
+
+def test_a_worker_between_two_connections_is_no_crash() -> None:
+    watch = settled(["w1"], interval=1.0)
+    watch.server.fetch("w1")
+    watch.run(10)
+    for _ in range(60):
+        worker = watch.server.registered.pop("w1")
+        watch.run(1)
+        watch.server.registered["w1"] = worker
+        watch.run(7)
+    assert watch.crashes() == {}
+
+
+def test_a_clean_exit_that_fails_its_jobs_within_the_grace_is_no_crash() -> None:
+    watch = settled(["w1"], interval=1.0)
+    jid = watch.server.fetch("w1")
+    watch.run(10)
+    watch.server.kill("w1")
+    watch.run(4)
+    watch.server.finish(jid)
+    watch.run(60)
+    assert watch.crashes() == {}
+
+
+def test_a_restart_of_the_server_with_busy_workers_that_come_back_is_no_crash() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.server.fetch("w2")
+    watch.run(300)
+    watch.server.restart()
+    watch.poll(interrupted=True)
+    watch.run(600)
+    assert watch.crashes() == {}
+    assert watch.verdicts[-1].boot.restarts == 1
+
+
+def test_a_worker_that_does_not_come_back_after_a_restart_is_told_when_verdicts_are_given_again() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.server.fetch("w2")
+    watch.run(300)
+    watch.server.restart()
+    watch.server.kill("w1")
+    watch.poll(interrupted=True)
+    restarted = watch.server.now
+    watch.run(85)
+    assert watch.told() == []
+    watch.run(restarted + 90 + SILENCE + GRACE + 3 * watch.interval - watch.server.now + 75)
+    assert watch.told() == ["w1"]
+
+
+def test_an_orphan_resolved_by_hand_does_not_make_a_second_crash_of_the_rest() -> None:
+    watch = settled(["w1"])
+    jid = watch.server.fetch("w1")
+    watch.server.fetch("w1")
+    watch.run(5)
+    watch.server.kill("w1")
+    watch.run(20)
+    watch.server.finish(jid)
+    watch.run(300)
+    assert watch.told() == ["w1"]
+
+
+def test_unknown_reservations_leave_orphans_unknown_and_lose_no_crash() -> None:
+    watch = settled(["w1"])
+    watch.server.fetch("w1")
+    watch.run(10)
+    watch.server.kill("w1")
+    for _ in range(6):
+        watch.server.run(5)
+        assert watch.poll(redis=False).workers.orphans is None
+    watch.run(15)
+    assert orphaned(watch) == 1
+    watch.run(REASON_WAIT)
+    assert watch.told() == ["w1"]
+
+
+def test_very_many_suspects_are_asked_after_in_turn() -> None:
+    wids = [f"w{n}" for n in range(3 * AT_ONCE)]
+    watch = settled([*wids, "victim"])
+    for wid in wids:
+        watch.server.fetch(wid)
+    watch.run(5)
+    watch.server.kill("victim")
+    watch.run(5)
+    assert len(watch.server.beats_asked) == AT_ONCE
+    watch.run(20)
+    assert {wid for _, wid in watch.server.beats_asked} == set(wids)
+
+
+def restarted(watch: SimWatch) -> SimWatch:
+    """Return the watch of a new Forewarn that has read the state file of the old one."""
+    memory = msgspec.json.decode(msgspec.json.encode(watch.signals.memory()), type=Memory)
+    return SimWatch(watch.server, Signals(200, memory), watch.interval)
+
+
+@pytest.mark.parametrize("after", [0, 5, 10, 15, 60])
+def test_a_restart_of_forewarn_tells_no_crash_twice_and_loses_none(after: int) -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(10)
+    watch.server.kill("w1")
+    watch.run(after)
+    second = restarted(watch)
+    second.run(200)
+    assert watch.told() + second.told() == ["w1"]
+    assert second.crashes() == {"vanished": 1}
+
+
+def test_what_crashed_while_forewarn_was_away_is_told() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(10)
+    second = restarted(watch)
+    watch.server.kill("w1")
+    watch.server.run(30)
+    second.run(200)
+    assert second.told() == ["w1"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["fetch", "finish", "kill", "hang", "producer", "leave", "join", "exit", "wait"]),
+            st.integers(0, 5),
+        ),
+        max_size=60,
+    ),
+    interval=st.sampled_from([1.0, 5.0, 10.0]),
+)
+def test_exactly_the_workers_that_died_holding_jobs_are_told(steps: list[tuple[str, int]], interval: float) -> None:
+    watch = settled([f"w{n}" for n in range(6)], interval=interval)
+    server, died, joined = watch.server, set(), 6
+    for action, which in steps:
+        wid = f"w{which}"
+        held = [jid for jid, it in server.working.items() if it.worker == wid]
+        alive = wid in server.workers and not server.workers[wid].hung
+        if action == "fetch" and alive:
+            server.fetch(wid, reserve_for=100_000)
+        elif action == "finish" and alive and held:
+            server.finish(held[0])
+        elif action == "kill" and wid in server.workers:
+            server.kill(wid)
+            died |= {wid} if held else set()
+        elif action == "hang" and alive:
+            server.workers[wid].hung = True
+            died |= {wid} if held else set()
+        elif action == "exit" and alive:
+            for jid in held:
+                server.finish(jid)
+            server.kill(wid)
+        elif action == "producer":
+            server.producers += which
+        elif action == "leave":
+            server.producers = max(0, server.producers - which)
+        elif action == "join":
+            server.worker(f"w{joined}")
+            joined += 1
+        watch.run(interval * which)
+    watch.run(600)
+    assert sorted(watch.told()) == sorted(died)
+
+
+def test_a_worker_killed_before_the_server_is_trusted_is_told_as_soon_as_it_is() -> None:
+    server = SimServer()  # has started just now
+    server.worker("w1")
+    watch = SimWatch(server)
+    server.fetch("w1")
+    watch.run(40)
+    server.kill("w1")
+    watch.run(SETTLING - 45)
+    assert watch.told() == []
+    watch.run(10)
+    assert watch.crashes() == {"vanished": 1}

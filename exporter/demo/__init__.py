@@ -1,0 +1,1 @@
+"""An embedded stand-in for a Faktory server, and workers for it."""

@@ -1,0 +1,1 @@
+"""Forewarn's own HTTP server."""

@@ -1,0 +1,457 @@
+"""Settings: flags over environment over the file over defaults, and every mistake told with its place and its fix."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trustme
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from exporter.logs import redact_url
+from exporter.secret import Secret
+from exporter.settings import (
+    FLAGS,
+    NothingConfigured,
+    ServerSettings,
+    Settings,
+    SettingsError,
+    load,
+    parse_duration,
+)
+from exporter.web.address import Address
+
+URL = "tcp://faktory.example:7419"
+
+
+def file_with(folder: Path, text: str) -> dict[str, str | None]:
+    """Write a configuration file and return the flags that name it."""
+    path = folder / "forewarn.toml"
+    path.write_text(text)
+    return {"config": str(path)}
+
+
+def problems(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> str:
+    """Return what is told about settings that must be refused."""
+    with pytest.raises(SettingsError) as caught:
+        load(flags, environ or {})
+    return "\n".join(caught.value.problems)
+
+
+def one_server(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> ServerSettings:
+    (server,) = load(flags, environ or {}).servers
+    return server
+
+
+SERVER = f'[[servers]]\nname = "mail"\nsystem = "faktory"\nurl = "{URL}"\n'
+
+
+# --- what is chosen -------------------------------------------------------------------------------------------------
+
+
+def test_a_url_alone_is_enough() -> None:
+    assert load({"faktory.url": URL}, {}) == Settings(
+        servers=(ServerSettings(name="faktory", url=Secret(URL), web_url="http://faktory.example:7420"),),
+        interval=5.0,
+        log_format="text",
+        log_level="info",
+        web_listen_address=Address("127.0.0.1", 9386),
+        max_label_values=200,
+    )
+
+
+def test_every_flag_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("one\n")
+    (tmp_path / "redis-password").write_text("two\n")
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    flags = {
+        "config": None,
+        "interval": "1m30s",
+        "state-file": "/var/lib/forewarn/state.json",
+        "log.format": "json",
+        "log.level": "warning",
+        "web.listen-address": "[::1]:9000",
+        "max-label-values": "50",
+        "faktory.url": "tcp+tls://faktory.example",
+        "faktory.web-url": "https://web.example/faktory/",
+        "faktory.redis-url": "rediss://reader@redis.example:6380/2",
+        "faktory.config-dir": "/etc/faktory",
+        "faktory.connections-limit": "100",
+        "faktory.password-file": str(tmp_path / "password"),
+        "faktory.redis-password-file": str(tmp_path / "redis-password"),
+        "faktory.ca-file": str(tmp_path / "ca.pem"),
+        "faktory.redis-ca-file": str(tmp_path / "ca.pem"),
+    }
+    assert set(flags) == set(FLAGS)
+    assert load(flags, {}) == Settings(
+        interval=90.0,
+        state_file=Path("/var/lib/forewarn/state.json"),
+        log_format="json",
+        log_level="warning",
+        web_listen_address=Address("::1", 9000),
+        max_label_values=50,
+        servers=(
+            ServerSettings(
+                name="faktory",
+                url=Secret("tcp+tls://faktory.example"),
+                web_url="https://web.example/faktory",
+                redis_url=Secret("rediss://reader@redis.example:6380/2"),
+                config_dir=Path("/etc/faktory"),
+                connections_limit=100,
+                password=Secret("one"),
+                redis_password=Secret("two"),
+                ca_file=tmp_path / "ca.pem",
+                redis_ca_file=tmp_path / "ca.pem",
+            ),
+        ),
+    )
+
+
+def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("one")
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    flags = file_with(
+        tmp_path,
+        """
+        interval = "10s"
+        state_file = "/state.json"
+        max_label_values = 7
+        [log]
+        format = "json"
+        level = "debug"
+        [web]
+        listen_address = ":9000"
+        [[servers]]
+        name = "mail"
+        system = "faktory"
+        url = "tcp://mail.example:7419"
+        web_url = "http://mail.example:7420"
+        redis_url = "unix:///run/redis.sock"
+        config_dir = "/etc/faktory"
+        connections_limit = 500
+        password_file = "password"
+        redis_password_file = "password"
+        ca_file = "ca.pem"
+        redis_ca_file = "ca.pem"
+        [[servers]]
+        name = "bulk"
+        system = "faktory"
+        url = "tcp://bulk.example:7419"
+        """,
+    )
+    assert load(flags, {}) == Settings(
+        interval=10.0,
+        state_file=Path("/state.json"),
+        max_label_values=7,
+        log_format="json",
+        log_level="debug",
+        web_listen_address=Address(None, 9000),
+        servers=(
+            ServerSettings(
+                name="mail",
+                url=Secret("tcp://mail.example:7419"),
+                web_url="http://mail.example:7420",
+                redis_url=Secret("unix:///run/redis.sock"),
+                config_dir=Path("/etc/faktory"),
+                connections_limit=500,
+                password=Secret("one"),
+                redis_password=Secret("one"),
+                ca_file=tmp_path / "ca.pem",
+                redis_ca_file=tmp_path / "ca.pem",
+            ),
+            ServerSettings(name="bulk", url=Secret("tcp://bulk.example:7419"), web_url="http://bulk.example:7420"),
+        ),
+    )
+
+
+def test_flags_go_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = file_with(tmp_path, f'interval = "10s"\n{SERVER}')
+    environ = {"FOREWARN_INTERVAL": "20s"}
+    assert load(file, {}).interval == 10.0
+    assert load(file, environ).interval == 20.0
+    assert load(file | {"interval": "30s"}, environ).interval == 30.0
+
+
+def test_flags_go_over_the_keys_of_the_server_named_faktory(tmp_path: Path) -> None:
+    server = one_server(
+        file_with(tmp_path, f'{SERVER}connections_limit = 9\nconfig_dir = "/etc/a"'.replace("mail", "faktory"))
+        | {"faktory.connections-limit": "8"}
+    )
+    assert (server.connections_limit, server.config_dir) == (8, Path("/etc/a"))
+
+
+def test_flags_describe_a_server_of_their_own_beside_those_of_the_file(tmp_path: Path) -> None:
+    names = [each.name for each in load(file_with(tmp_path, SERVER), {"FAKTORY_URL": URL}).servers]
+    assert names == ["mail", "faktory"]
+
+
+def test_the_environment_names_the_file(tmp_path: Path) -> None:
+    config = file_with(tmp_path, SERVER)["config"]
+    assert config is not None
+    assert one_server({}, {"FOREWARN_CONFIG": config}).name == "mail"
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert load({"faktory.url": URL}, {"FOREWARN_INTERVAL": "", "FAKTORY_PROVIDER": ""}).interval == 5.0
+
+
+def test_a_relative_path_in_the_file_starts_from_the_file(tmp_path: Path) -> None:
+    assert load(file_with(tmp_path, f'state_file = "state.json"\n{SERVER}'), {}).state_file == tmp_path / "state.json"
+
+
+@pytest.mark.parametrize(
+    ("url", "web_url"),
+    [
+        ("tcp://host.example", "http://host.example:7420"),
+        ("tcp+tls://host.example:1", "https://host.example:7420"),
+        ("tcp://[::1]:7419", "http://[::1]:7420"),
+    ],
+)
+def test_the_web_ui_is_looked_for_beside_the_command_port(url: str, web_url: str) -> None:
+    assert one_server({"faktory.url": url}).web_url == web_url
+
+
+# --- Faktory's own variables ----------------------------------------------------------------------------------------
+
+
+def test_faktory_url_is_understood() -> None:
+    assert one_server({}, {"FAKTORY_URL": URL}).url.reveal() == URL
+
+
+def test_faktory_provider_names_the_variable_that_holds_the_url() -> None:
+    environ = {"FAKTORY_PROVIDER": "ADDON_URL", "ADDON_URL": URL, "FAKTORY_URL": "tcp://other.example"}
+    assert one_server({}, environ).url.reveal() == URL
+
+
+def test_forewarns_own_variable_goes_over_faktorys() -> None:
+    environ = {"FOREWARN_FAKTORY_URL": URL, "FAKTORY_URL": "tcp://other.example"}
+    assert one_server({}, environ).url.reveal() == URL
+
+
+def test_a_url_in_faktory_provider_is_refused_without_showing_it() -> None:
+    told = problems({}, {"FAKTORY_PROVIDER": "tcp://:hunter2@host"})
+    assert "FAKTORY_PROVIDER" in told
+    assert "NAME" in told
+    assert "hunter2" not in told
+
+
+def test_a_provider_that_names_nothing_is_refused() -> None:
+    assert "the variable that it names is not set" in problems({}, {"FAKTORY_PROVIDER": "ADDON_URL"})
+
+
+def test_faktory_password_is_a_value_or_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("from-file\n")
+    assert one_server({}, {"FAKTORY_URL": URL, "FAKTORY_PASSWORD": "plain"}).password == Secret("plain")
+    assert one_server({}, {"FAKTORY_URL": URL, "FAKTORY_PASSWORD": str(path)}).password == Secret("from-file")
+
+
+def test_faktory_password_concerns_the_server_named_faktory_alone(tmp_path: Path) -> None:
+    assert one_server(file_with(tmp_path, SERVER), {"FAKTORY_PASSWORD": "plain"}).password is None
+
+
+# --- passwords ------------------------------------------------------------------------------------------------------
+
+
+def test_a_password_leaves_the_url_and_is_decoded() -> None:
+    server = one_server(
+        {"faktory.url": "tcp://:p%40ss@host:1", "faktory.redis-url": "redis://user:r%2Fs@redis.example/1"}
+    )
+    assert (server.url.reveal(), server.password) == ("tcp://host:1", Secret("p@ss"))
+    assert server.redis_url is not None
+    assert (server.redis_url.reveal(), server.redis_password) == ("redis://user@redis.example/1", Secret("r/s"))
+
+
+def test_the_password_of_the_stronger_layer_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("file")
+    file = file_with(tmp_path, f'{SERVER}password_file = "password"'.replace("mail", "faktory"))
+    assert one_server(file).password == Secret("file")
+    assert one_server(file, {"FAKTORY_PASSWORD": "environment"}).password == Secret("environment")
+    assert one_server(
+        file | {"faktory.url": "tcp://:flag@host"}, {"FAKTORY_PASSWORD": "environment"}
+    ).password == Secret("flag")
+
+
+def test_within_one_layer_a_password_file_goes_over_the_url_and_that_over_faktory_password(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("file")
+    environ = {"FAKTORY_URL": "tcp://:url@host", "FAKTORY_PASSWORD": "variable"}
+    assert one_server({}, environ).password == Secret("url")
+    environ["FOREWARN_FAKTORY_PASSWORD_FILE"] = str(tmp_path / "password")
+    assert one_server({}, environ).password == Secret("file")
+
+
+PASSWORDS = st.text(string.ascii_letters + string.digits + "@:/?#[]%&$ é", min_size=8, max_size=30).map(
+    lambda text: f"5ecret{text.strip()}end"
+)
+
+
+@given(secret=PASSWORDS, mistake=st.sampled_from(["", "ftp", ":bad", "/path", "?x=1"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_secret_is_ever_shown(secret: str, mistake: str, tmp_path: Path) -> None:
+    scheme = "ftp" if mistake == "ftp" else "tcp"
+    end = "" if mistake == "ftp" else mistake
+    url = f"{scheme}://:{secret}@host{end}"
+    redis = f"redis://:{secret}@host{end}"
+    (tmp_path / "password").write_text(secret)
+    quoted = url.replace("\\", "\\\\").replace('"', '\\"')
+    file = file_with(tmp_path, SERVER.replace(URL, quoted) + 'password_file = "password"')
+    shown = [redact_url(url), redact_url(redis)]
+    attempts: list[tuple[dict[str, str | None], dict[str, str]]] = [
+        ({"faktory.url": url, "faktory.redis-url": redis}, {}),
+        ({"faktory.url": url, "interval": "soon"}, {}),
+        ({"faktory.url": URL, "faktory.web-url": f"http://u:{secret}@host"}, {}),
+        ({}, {"FAKTORY_URL": url, "FAKTORY_PASSWORD": secret}),
+        ({}, {"FAKTORY_URL": URL, "FAKTORY_PASSWORD": f"/{secret}"}),
+        ({}, {"FAKTORY_PROVIDER": url}),
+        ({}, {"FAKTORY_PROVIDER": "ADDON", "ADDON": url}),
+        (file, {}),
+        (file_with(tmp_path / "..", SERVER.replace(URL, quoted)[:-3]), {}),
+    ]
+    for flags, environ in attempts:
+        try:
+            loaded = load(flags, environ)
+        except SettingsError as error:
+            shown += [str(error), repr(error), *error.problems]
+        else:
+            shown += [str(loaded), repr(loaded), *(url for server in loaded.servers for url in [server.web_url])]
+    assert not [text for text in shown if "5ecret" in text]
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_configured_says_what_to_set() -> None:
+    with pytest.raises(NothingConfigured, match=r"--faktory\.url .*FAKTORY_URL.*--config.*forewarn demo"):
+        load({}, {"FAKTORY_PASSWORD": "plain", "PATH": "/bin"})
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"interval": "5"}, "--interval: '5' is not a duration; write one such as 500ms"),
+        ({"interval": "999ms"}, "--interval: '999ms' is out of range"),
+        ({"interval": "61m"}, "--interval: '61m' is out of range"),
+        ({"log.format": "xml"}, "--log.format: 'xml' is not known; write one of text, json"),
+        ({"log.level": "loud"}, "--log.level: 'loud' is not known; write one of debug"),
+        ({"web.listen-address": "localhost:99999"}, "a port from 0 to 65535"),
+        ({"max-label-values": "0"}, "--max-label-values: '0' is not a whole number from 1"),
+        ({"max-label-values": "many"}, "--max-label-values: 'many' is not a whole number"),
+        ({"state-file": ""}, "--state-file: it is not a path"),
+        ({"config": "/nowhere.toml"}, "--config: /nowhere.toml does not exist"),
+        ({"config": "/"}, "--config: / is not a file"),
+        ({"faktory.url": "http://host"}, "--faktory.url: the URL does not begin with tcp:// or tcp+tls://"),
+        ({"faktory.url": "tcp://host:port"}, "--faktory.url: the URL is malformed"),
+        ({"faktory.web-url": "tcp://host"}, "--faktory.web-url: the URL does not begin with http:// or https://"),
+        ({"faktory.web-url": "http://:pw@host"}, "--faktory.web-url: the URL carries a name or password"),
+        ({"faktory.redis-url": "http://host"}, "--faktory.redis-url: the URL does not begin with redis://"),
+        ({"faktory.redis-url": "unix://redis.sock"}, "--faktory.redis-url: the URL names no absolute path"),
+        ({"faktory.connections-limit": "-1"}, "--faktory.connections-limit: '-1' is not a whole number"),
+        ({"faktory.password-file": "/nowhere"}, "--faktory.password-file: /nowhere does not exist"),
+        ({"faktory.redis-password-file": "/"}, "--faktory.redis-password-file: / is not a file"),
+        ({"faktory.ca-file": "/nowhere"}, "--faktory.ca-file: /nowhere does not exist"),
+        ({"faktory.ca-file": __file__}, "holds no certificate"),
+    ],
+)
+def test_a_wrong_flag_is_told_with_its_fix(flags: dict[str, str | None], told: str) -> None:
+    assert told in problems({"faktory.url": URL} | flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("intervall = '5s'", "{file}: intervall: there is no such key; did you mean interval?"),
+        ("[log]\ncolour = 'red'", "{file}: log.colour: there is no such key"),
+        ("log = 'json'", "{file}: log is not a table; write [log]"),
+        ("interval = 5", "{file}: interval: it is a number; write a text in quotes"),
+        ("interval = true", "{file}: interval: it is true or false; write a text in quotes"),
+        ("max_label_values = '5'", "{file}: max_label_values: it is a text; write a whole number without quotes"),
+        ("max_label_values = true", "{file}: max_label_values: it is true or false; write a whole number"),
+        ("servers = 1", "{file}: servers is not a list of tables; begin each server with [[servers]]"),
+        ("interval = '5s'\nx = =", "{file}: it is not TOML: line 2, column 5 cannot be understood"),
+        ("interval = '5s'\nx = [", "{file}: it is not TOML: it ends in line 2"),
+        ("[[servers]]\nsystem='faktory'\nurl='tcp://h'", "[[servers]] number 1: name is missing"),
+        ("[[servers]]\nname='a'\nurl='tcp://h'", '[[servers]] number 1: system is missing; write system = "faktory"'),
+        ("[[servers]]\nname='a'\nsystem='franz'\nurl='tcp://h'", "system 'franz' is not known"),
+        ("[[servers]]\nname=''\nsystem='faktory'\nurl='tcp://h'", "name must have 1 to 64 printable characters"),
+        (f"[[servers]]\nname='{'a' * 65}'\nsystem='faktory'\nurl='tcp://h'", "name must have 1 to 64 printable"),
+        ("[[servers]]\nname='a'\nsystem='faktory'", "the server 'a' has no url"),
+        (
+            "[[servers]]\nname='a'\nsystem='faktory'\nweb-url='x'",
+            "number 1: web-url: there is no such key; did you mean",
+        ),
+        (SERVER + SERVER, "[[servers]] number 2: name: two servers are named 'mail'"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_place_and_fix(text: str, told: str, tmp_path: Path) -> None:
+    flags = file_with(tmp_path, text)
+    assert told.format(file=flags["config"]) in problems(flags)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "forewarn.toml"
+    path.write_bytes(b"interval = '\xff'")
+    assert f"{path}: it is not UTF-8 text" in problems({"config": str(path)})
+
+
+def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
+    assert "nested too deeply" in problems(file_with(tmp_path, "x = " + "[" * 100_000))
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    flags = file_with(tmp_path, f"intervall = '5s'\nmax_label_values = 0\n{SERVER}connections_limit = 0")
+    told = problems(flags | {"log.level": "loud"}, {"FOREWARN_NOTHING": "1"})
+    assert len(told.splitlines()) == 5
+
+
+@pytest.mark.parametrize("content", ["", " \n", "x" * 5000])
+def test_an_empty_or_huge_secret_file_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text(content)
+    told = problems({"faktory.url": URL, "faktory.password-file": str(path)})
+    assert f"--faktory.password-file: {path} is " in told
+    assert "xxx" not in told
+
+
+@pytest.mark.parametrize("name", ["FOREWARN_INTERVALL", "FOREWARN_LISTEN_PORT"])
+def test_an_unknown_variable_of_ours_is_refused(name: str) -> None:
+    assert f"environment variable {name}: there is no such setting" in problems({"faktory.url": URL}, {name: "9386"})
+
+
+def test_the_nearest_variable_is_offered() -> None:
+    told = problems({"faktory.url": URL}, {"FOREWARN_INTERVALL": "5s"})
+    assert "did you mean FOREWARN_INTERVAL?" in told
+
+
+def test_what_kubernetes_sets_beside_a_service_named_forewarn_is_no_mistake() -> None:
+    links = {
+        "FOREWARN_SERVICE_HOST": "10.0.0.1",
+        "FOREWARN_SERVICE_PORT": "9386",
+        "FOREWARN_SERVICE_PORT_METRICS": "9386",
+        "FOREWARN_PORT": "tcp://10.0.0.1:9386",
+        "FOREWARN_PORT_9386_TCP": "tcp://10.0.0.1:9386",
+        "FOREWARN_PORT_9386_TCP_PROTO": "tcp",
+        "FOREWARN_PORT_9386_TCP_PORT": "9386",
+        "FOREWARN_PORT_9386_TCP_ADDR": "10.0.0.1",
+        "FOREWARN_EU_SERVICE_HOST": "10.0.0.1",
+    }
+    assert load({"faktory.url": URL}, links).interval == 5.0
+
+
+# --- durations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("5s", 5), ("1m30s", 90), ("1h", 3600), ("1d", 86400), ("1w2d", 777600), ("0s", 0)],
+)
+def test_durations_are_read_as_prometheus_writes_them(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "-5s", "1.5s", "5s1m", "5 s", "٥s", "5S", "1" * 400 + "s"])
+def test_nothing_else_is_a_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(text)

@@ -1,0 +1,655 @@
+"""Every metric, once: its name, type, unit, labels, meaning, source and freshness, and its points in a snapshot.
+
+All outputs take their metrics from here, so that they say the same thing. ``python -m exporter.catalogue`` writes
+``docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from math import inf
+
+import msgspec
+
+from exporter.model import (
+    AGE_BUCKETS,
+    DURATION_BUCKETS,
+    BusyVerdict,
+    CrashReason,
+    Details,
+    Distribution,
+    QueuesVerdict,
+    Reason,
+    Snapshot,
+    ThrottlesVerdict,
+    WorkersVerdict,
+    label_value,
+)
+
+DETAILS_TTL = 180.0
+"""Seconds after which the rarely asked details of a server are no longer told."""
+
+Labels = tuple[str, ...]
+"""Label values in the order of :attr:`Metric.labels`, without ``server``."""
+
+Value = int | float | Distribution
+"""The value of one series. Numbers are finite and never ``bool``."""
+
+Point = tuple[Labels, Value]
+"""One series: its label values and its value."""
+
+Column = tuple["Metric", Sequence[Labels], Sequence[Value]]
+"""All series of a metric: their label values, and in the same order their values."""
+
+
+class Kind(StrEnum):
+    """What a metric is, in the words of OpenMetrics."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+    GAUGE_HISTOGRAM = "gaugehistogram"
+
+
+class Source(StrEnum):
+    """Where a metric's facts come from."""
+
+    HEALTH = "health page"
+    STORE = "store"
+    DETAILS = "statistics"
+    LIMITS = "configuration"
+    FOREWARN = "Forewarn"
+    KERNEL = "kernel"
+
+
+class Fresh(StrEnum):
+    """How old a metric's facts may be, beside the age of the snapshot that :data:`SNAPSHOT_AGE` tells."""
+
+    POLL = "each poll"
+    RARE = f"each statistics answer, at most {DETAILS_TTL:g} s old"
+    SCRAPE = "each scrape"
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric. Series of a watched server carry the label ``server`` before :attr:`labels`."""
+
+    name: str
+    """With its prefix where it is the sidecar's own, without where the prefix is the watched system's."""
+    group: str
+    meaning: str
+    source: Source
+    fresh: Fresh = Fresh.POLL
+    kind: Kind = Kind.GAUGE
+    unit: str = ""
+    """Base unit, and the end of the name. Empty for plain counts, flags and facts."""
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, without the infinite one."""
+
+    @property
+    def own(self) -> bool:
+        """Whether the metric is the sidecar's own, so that its name does not depend on the watched system."""
+        return self.name.startswith(("forewarn_", "process_"))
+
+    @property
+    def help(self) -> str:
+        """The meaning, the source and the freshness bound, in one line."""
+        return f"{self.meaning} Source: {self.source}; fresh: {self.fresh}."
+
+    def full_name(self, system: str) -> str:
+        """Return the name as it is exported for servers of ``system``."""
+        return self.name if self.own else f"{system}_{self.name}"
+
+
+_SERVER = "The server"
+UP = Metric(
+    name="up",
+    group=_SERVER,
+    meaning="Whether the last poll reached the server (1) or not (0).",
+    source=Source.FOREWARN,
+)
+INFO = Metric(
+    name="info",
+    group=_SERVER,
+    meaning="Always 1; the labels tell what the server says it is.",
+    source=Source.HEALTH,
+    labels=("version", "edition"),
+)
+START_TIME = Metric(
+    name="start_time_seconds",
+    group=_SERVER,
+    meaning="When the server process started, in Unix time by its own clock.",
+    source=Source.DETAILS,
+    unit="seconds",
+)
+RESTARTS = Metric(
+    name="restarts_total",
+    group=_SERVER,
+    meaning="Restarts of the server seen so far.",
+    source=Source.FOREWARN,
+    kind=Kind.COUNTER,
+)
+COMMANDS = Metric(
+    name="commands_total",
+    group=_SERVER,
+    meaning="Commands that the server has run since it started.",
+    source=Source.HEALTH,
+    kind=Kind.COUNTER,
+)
+MEMORY = Metric(
+    name="memory_bytes",
+    group=_SERVER,
+    meaning="Memory that the server process has taken from the system; that of its store is not in it.",
+    source=Source.DETAILS,
+    fresh=Fresh.RARE,
+    unit="bytes",
+)
+
+_CONNECTIONS = "Connections"
+CONNECTIONS = Metric(
+    name="connections",
+    group=_CONNECTIONS,
+    meaning="Client connections open now.",
+    source=Source.HEALTH,
+)
+CONNECTIONS_LIMIT = Metric(
+    name="connections_limit",
+    group=_CONNECTIONS,
+    meaning="Client connections that the server accepts: as configured, else by its version.",
+    source=Source.LIMITS,
+)
+CONNECTIONS_REFUSED = Metric(
+    name="connections_refused_total",
+    group=_CONNECTIONS,
+    meaning="How often Forewarn's own connection was refused at the connection limit.",
+    source=Source.FOREWARN,
+    kind=Kind.COUNTER,
+)
+
+_QUEUES = "Queues and sets"
+QUEUE_JOBS = Metric(
+    name="queue_jobs",
+    group=_QUEUES,
+    meaning="Jobs that wait in the queue.",
+    source=Source.STORE,
+    labels=("queue",),
+)
+QUEUE_LATENCY = Metric(
+    name="queue_latency_seconds",
+    group=_QUEUES,
+    meaning="How long the oldest job of the queue has waited; 0 when the queue is empty.",
+    source=Source.STORE,
+    unit="seconds",
+    labels=("queue",),
+)
+QUEUE_PAUSED = Metric(
+    name="queue_paused",
+    group=_QUEUES,
+    meaning="Whether the queue is paused (1) or not (0).",
+    source=Source.STORE,
+    labels=("queue",),
+)
+SET_JOBS = Metric(
+    name="set_jobs",
+    group=_QUEUES,
+    meaning="Jobs in each of the server's sets: scheduled, retries, dead, working.",
+    source=Source.STORE,
+    labels=("set",),
+)
+SET_OVERDUE = Metric(
+    name="set_overdue_seconds",
+    group=_QUEUES,
+    meaning="How long the earliest due job of the set is overdue: a stuck scheduler shows here.",
+    source=Source.STORE,
+    unit="seconds",
+    labels=("set",),
+)
+PROCESSED = Metric(
+    name="jobs_processed_total",
+    group=_QUEUES,
+    meaning="Jobs processed, those that failed among them.",
+    source=Source.STORE,
+    kind=Kind.COUNTER,
+)
+FAILED = Metric(
+    name="jobs_failed_total",
+    group=_QUEUES,
+    meaning="Executions that failed.",
+    source=Source.STORE,
+    kind=Kind.COUNTER,
+)
+
+_BUSY = "Busy jobs"
+BUSY_JOBS = Metric(
+    name="busy_jobs",
+    group=_BUSY,
+    meaning="Jobs that workers hold now.",
+    source=Source.STORE,
+    labels=("queue", "jobtype"),
+)
+BUSY_OLDEST = Metric(
+    name="busy_job_oldest_age_seconds",
+    group=_BUSY,
+    meaning="How long the oldest busy job has been held; absent when none is busy.",
+    source=Source.STORE,
+    unit="seconds",
+    labels=("queue", "jobtype"),
+)
+BUSY_USED = Metric(
+    name="busy_job_reservation_used_ratio",
+    group=_BUSY,
+    meaning="Largest share of its reservation that a busy job has used: at 1 the job is given to another worker.",
+    source=Source.STORE,
+    unit="ratio",
+    labels=("queue", "jobtype"),
+)
+BUSY_AGES = Metric(
+    name="busy_job_age_seconds",
+    group=_BUSY,
+    meaning="Ages of the jobs that are busy now: goes down as they end.",
+    source=Source.STORE,
+    kind=Kind.GAUGE_HISTOGRAM,
+    unit="seconds",
+    labels=("queue",),
+    buckets=AGE_BUCKETS,
+)
+DURATIONS = Metric(
+    name="job_duration_seconds",
+    group=_BUSY,
+    meaning="Executions seen to end, exact to one poll; those shorter than a poll may be missed.",
+    source=Source.STORE,
+    kind=Kind.HISTOGRAM,
+    unit="seconds",
+    labels=("queue", "jobtype"),
+    buckets=DURATION_BUCKETS,
+)
+EXPIRED = Metric(
+    name="reservations_expired_total",
+    group=_BUSY,
+    meaning="Reservations that ended before their job did, since the server started.",
+    source=Source.DETAILS,
+    fresh=Fresh.RARE,
+    kind=Kind.COUNTER,
+)
+
+_WORKERS = "Workers"
+WORKERS = Metric(
+    name="workers",
+    group=_WORKERS,
+    meaning="Worker processes registered with the server.",
+    source=Source.DETAILS,
+    fresh=Fresh.RARE,
+)
+CRASHES = Metric(
+    name="worker_crashes_total",
+    group=_WORKERS,
+    meaning="Workers that went while they held jobs: vanished (connections closed) or hung (no heartbeat).",
+    source=Source.FOREWARN,
+    kind=Kind.COUNTER,
+    labels=("reason",),
+)
+ORPHANS = Metric(
+    name="orphaned_jobs",
+    group=_WORKERS,
+    meaning="Jobs still reserved for a worker that is gone.",
+    source=Source.FOREWARN,
+    labels=("queue", "jobtype"),
+)
+ORPHANS_OLDEST = Metric(
+    name="orphaned_job_oldest_age_seconds",
+    group=_WORKERS,
+    meaning="How long ago the worker of the oldest orphan was found gone; absent when there is no orphan.",
+    source=Source.FOREWARN,
+    unit="seconds",
+    labels=("queue", "jobtype"),
+)
+
+_THROTTLES = "Throttles"
+THROTTLE_LIMIT = Metric(
+    name="throttle_limit",
+    group=_THROTTLES,
+    meaning="Jobs of the queue that may run at once: in the cluster, or in each worker process.",
+    source=Source.LIMITS,
+    labels=("queue", "scope"),
+)
+THROTTLE_IN_USE = Metric(
+    name="throttle_in_use",
+    group=_THROTTLES,
+    meaning="Jobs of the queue that run now: in the cluster, or in the busiest worker process.",
+    source=Source.STORE,
+    labels=("queue", "scope"),
+)
+THROTTLE_SATURATION = Metric(
+    name="throttle_saturation_ratio",
+    group=_THROTTLES,
+    meaning="Share of the throttle in use; above 1 after its limit was lowered.",
+    source=Source.STORE,
+    unit="ratio",
+    labels=("queue", "scope"),
+)
+THROTTLE_SATURATED = Metric(
+    name="throttle_saturated_seconds_total",
+    group=_THROTTLES,
+    meaning="Time for which the throttle was full.",
+    source=Source.FOREWARN,
+    kind=Kind.COUNTER,
+    unit="seconds",
+    labels=("queue", "scope"),
+)
+THROTTLE_WAITING = Metric(
+    name="throttle_waiting_jobs",
+    group=_THROTTLES,
+    meaning="Jobs that wait in a throttled queue.",
+    source=Source.STORE,
+    labels=("queue",),
+)
+
+_SIDECAR = "Forewarn's own view of a server"
+COLLECTOR_UP = Metric(
+    name="forewarn_collector_up",
+    group=_SIDECAR,
+    meaning="Whether the newest run of this part of the poll went without a failure (1) or not (0).",
+    source=Source.FOREWARN,
+    labels=("collector",),
+)
+COLLECTOR_DURATION = Metric(
+    name="forewarn_collector_duration_seconds",
+    group=_SIDECAR,
+    meaning="How long the newest run of this part of the poll took.",
+    source=Source.FOREWARN,
+    unit="seconds",
+    labels=("collector",),
+)
+COLLECTOR_ERRORS = Metric(
+    name="forewarn_collector_errors_total",
+    group=_SIDECAR,
+    meaning="Failures of this part of the poll, by reason: every reason is there at 0 from the first run.",
+    source=Source.FOREWARN,
+    kind=Kind.COUNTER,
+    labels=("collector", "reason"),
+)
+LABEL_VALUES = Metric(
+    name="forewarn_label_values",
+    group=_SIDECAR,
+    meaning="How many distinct values a bounded label really has; those beyond the bound are folded into (other).",
+    source=Source.FOREWARN,
+    labels=("label",),
+)
+SNAPSHOT_AGE = Metric(
+    name="forewarn_snapshot_age_seconds",
+    group=_SIDECAR,
+    meaning="How long ago the poll ended from which all other metrics of the server come.",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    unit="seconds",
+)
+
+_PROCESS = "The sidecar's process"
+BUILD_INFO = Metric(
+    name="forewarn_build_info",
+    group=_PROCESS,
+    meaning="Always 1; the label tells Forewarn's version.",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    labels=("version",),
+)
+
+
+def _process(name: str, meaning: str, kind: Kind = Kind.GAUGE, unit: str = "") -> Metric:
+    return Metric(
+        name=f"process_{name}",
+        group=_PROCESS,
+        meaning=meaning,
+        source=Source.KERNEL,
+        fresh=Fresh.SCRAPE,
+        kind=kind,
+        unit=unit,
+    )
+
+
+SNAPSHOT_METRICS: tuple[Metric, ...] = (
+    UP,
+    INFO,
+    START_TIME,
+    RESTARTS,
+    COMMANDS,
+    MEMORY,
+    CONNECTIONS,
+    CONNECTIONS_LIMIT,
+    CONNECTIONS_REFUSED,
+    QUEUE_JOBS,
+    QUEUE_LATENCY,
+    QUEUE_PAUSED,
+    SET_JOBS,
+    SET_OVERDUE,
+    PROCESSED,
+    FAILED,
+    BUSY_JOBS,
+    BUSY_OLDEST,
+    BUSY_USED,
+    BUSY_AGES,
+    DURATIONS,
+    EXPIRED,
+    WORKERS,
+    CRASHES,
+    ORPHANS,
+    ORPHANS_OLDEST,
+    THROTTLE_LIMIT,
+    THROTTLE_IN_USE,
+    THROTTLE_SATURATION,
+    THROTTLE_SATURATED,
+    THROTTLE_WAITING,
+    COLLECTOR_UP,
+    COLLECTOR_DURATION,
+    COLLECTOR_ERRORS,
+    LABEL_VALUES,
+)
+"""What one snapshot tells, in the order in which :func:`points` yields it."""
+
+PROCESS_METRICS: tuple[Metric, ...] = (
+    _process("cpu_seconds_total", "Processor time used.", Kind.COUNTER, "seconds"),
+    _process("resident_memory_bytes", "Resident memory.", unit="bytes"),
+    _process("virtual_memory_bytes", "Virtual memory.", unit="bytes"),
+    _process("start_time_seconds", "When the process started, in Unix time.", unit="seconds"),
+    _process("open_fds", "Open file descriptors."),
+    _process("max_fds", "File descriptors that may be open."),
+)
+"""What the kernel tells of the sidecar's own process; no ``server`` label."""
+
+METRICS: tuple[Metric, ...] = (*SNAPSHOT_METRICS, SNAPSHOT_AGE, BUILD_INFO, *PROCESS_METRICS)
+"""Every metric there is."""
+
+
+def points(snapshot: Snapshot) -> Iterator[tuple[Metric, list[Point]]]:
+    """Yield what :func:`columns` yields, as pairs of label values and value."""
+    for metric, keys, values in columns(snapshot):
+        yield metric, list(zip(keys, values, strict=True))
+
+
+def columns(snapshot: Snapshot) -> Iterator[Column]:
+    """Yield each metric of :data:`SNAPSHOT_METRICS` with its series: none for what is not known.
+
+    Counters that can be known are there from the start, at 0. Durations and ages are never negative: clocks that
+    disagree make a 0. Keys and values come apart, because a hundred thousand pairs would keep the garbage collector
+    busy for longer than the event loop may stand still.
+    """
+    seen = snapshot.observation
+    health = seen.health
+    details = seen.details
+    stale = details is not None and seen.now - details.asked_at > DETAILS_TTL
+    if details is None or stale:
+        details = Details(asked_at=seen.now)
+
+    yield _one(UP, int(seen.reached))
+    who = [] if health is None else [(label_value(health.version), label_value(health.edition))]
+    yield INFO, who, [1] * len(who)
+    yield _one(START_TIME, snapshot.boot.started_at)
+    yield _one(RESTARTS, snapshot.boot.restarts)
+    yield _one(COMMANDS, None if health is None else health.commands)
+    yield _one(MEMORY, details.memory_bytes)
+
+    yield _one(CONNECTIONS, snapshot.connections.used)
+    yield _one(CONNECTIONS_LIMIT, snapshot.connections.limit)
+    yield _one(CONNECTIONS_REFUSED, snapshot.connections.refused)
+
+    yield from _queues(snapshot.queues)
+    sets, overdue = seen.sets or {}, seen.overdue or {}
+    yield _known(SET_JOBS, [(name,) for name in sets], list(sets.values()))
+    yield _known(SET_OVERDUE, [(name,) for name in overdue], list(overdue.values()))
+    yield _one(PROCESSED, seen.processed)
+    yield _one(FAILED, seen.failed)
+
+    yield from _busy(snapshot.busy)
+    yield _one(EXPIRED, details.reservations_expired)
+
+    yield _one(WORKERS, None if stale else snapshot.workers.registered)
+    yield from _workers(snapshot.workers)
+    yield from _throttles(snapshot.throttles)
+    yield from _sidecar(snapshot)
+
+
+def snapshot_age(snapshot: Snapshot, now: float) -> float:
+    """Return how many seconds ago ``snapshot`` was taken; ``now`` is by the sidecar's monotonic clock."""
+    return max(0.0, now - snapshot.taken_at)
+
+
+def _queues(verdict: QueuesVerdict) -> Iterator[Column]:
+    queues = verdict.queues or {}
+    keys = [(name,) for name in queues]
+    yield _known(QUEUE_JOBS, keys, [queue.jobs for queue in queues.values()])
+    yield _known(QUEUE_LATENCY, keys, [queue.latency for queue in queues.values()])
+    yield _known(QUEUE_PAUSED, keys, [_flag(queue.paused) for queue in queues.values()])
+
+
+def _busy(verdict: BusyVerdict) -> Iterator[Column]:
+    groups = verdict.groups or {}
+    keys = list(groups)
+    yield _known(BUSY_JOBS, keys, [group.jobs for group in groups.values()])
+    yield _known(BUSY_OLDEST, keys, [group.oldest_age for group in groups.values()])
+    yield _known(BUSY_USED, keys, [group.used_ratio for group in groups.values()])
+    ages = verdict.ages or {}
+    yield BUSY_AGES, [(queue,) for queue in ages], [_sane(it) for it in ages.values()]
+    yield DURATIONS, list(verdict.durations), [_sane(it) for it in verdict.durations.values()]
+
+
+def _workers(verdict: WorkersVerdict) -> Iterator[Column]:
+    yield CRASHES, [(reason.value,) for reason in CrashReason], [verdict.crashes.get(it, 0) for it in CrashReason]
+    groups = verdict.orphans or {}
+    yield _known(ORPHANS, list(groups), [group.jobs for group in groups.values()])
+    yield _known(ORPHANS_OLDEST, list(groups), [group.oldest_age for group in groups.values()])
+
+
+def _throttles(verdict: ThrottlesVerdict) -> Iterator[Column]:
+    throttles = verdict.throttles or {}
+    keys = [(queue, scope.value) for queue, scope in throttles]
+    uses = throttles.values()
+    yield _known(THROTTLE_LIMIT, keys, [use.limit for use in uses])
+    yield _known(THROTTLE_IN_USE, keys, [use.in_use for use in uses])
+    yield _known(THROTTLE_SATURATION, keys, [use.saturation for use in uses])
+    yield _known(THROTTLE_SATURATED, keys, [use.saturated_seconds for use in uses])
+    # A queue throttled in both scopes has one queue of jobs behind it.
+    waiting = {(queue,): use.waiting for (queue, _), use in throttles.items()}
+    yield _known(THROTTLE_WAITING, list(waiting), list(waiting.values()))
+
+
+def _sidecar(snapshot: Snapshot) -> Iterator[Column]:
+    runs = snapshot.collectors
+    keys = [(totals.last.name,) for totals in runs]
+    yield COLLECTOR_UP, keys, [int(totals.last.failure is None) for totals in runs]
+    yield _known(COLLECTOR_DURATION, keys, [totals.last.seconds for totals in runs])
+    yield (
+        COLLECTOR_ERRORS,
+        [(totals.last.name, reason.value) for totals in runs for reason in Reason],
+        [totals.errors.get(reason, 0) for totals in runs for reason in Reason],
+    )
+    counts = snapshot.queues.label_values
+    yield LABEL_VALUES, [(label,) for label in counts], list(counts.values())
+
+
+def _one(metric: Metric, value: float | None) -> Column:
+    return _known(metric, [()], [value])
+
+
+def _flag(value: bool | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _known(metric: Metric, keys: Sequence[Labels], values: Sequence[float | None]) -> Column:
+    """Leave out what is not known or not finite, and raise to 0 what is below it."""
+    # A comparison with NaN is false. Nearly always nothing is to be left out, and that is cheap to find out.
+    kept = [value for value in values if value is not None and 0 <= value < inf]
+    if len(kept) == len(values):
+        return metric, keys, kept
+    known = {
+        key: max(value, 0) for key, value in zip(keys, values, strict=True) if value is not None and -inf < value < inf
+    }
+    return metric, list(known), list(known.values())
+
+
+def _sane(distribution: Distribution) -> Distribution:
+    if 0 <= distribution.sum < inf:
+        return distribution
+    return msgspec.structs.replace(distribution, sum=0.0)
+
+
+_INTRODUCTION = """\
+# Metrics
+
+Written by `python -m exporter.catalogue`: change the table there, not this file.
+
+Every series of a watched server carries the label `server`, the server's configured name. What is not known has no
+series: unknown is not zero. Counters that can be known are there from the start at 0. Names of queues and job types
+are cut at 128 characters, and those beyond the bound are folded into `(other)`.
+
+Sources:
+
+- *health page*: `GET /health` of Faktory.
+- *store*: Faktory's Redis, read-only; where it cannot be reached, what `INFO` and `QUEUE LATENCY` tell.
+- *statistics*: `INFO` of Faktory, asked rarely.
+- *configuration*: Forewarn's settings and the server's own configuration files.
+- *Forewarn*: found or counted by Forewarn itself.
+- *kernel*: `/proc` of Forewarn's process.
+
+All facts of one server come from one poll: `forewarn_snapshot_age_seconds` tells how long ago it ended.
+"""
+
+
+_TABLE_HEAD = ("| name | type | unit | labels | meaning | source | fresh |", "|" + " --- |" * 7)
+
+
+def document(system: str) -> str:
+    """Return the text of ``docs/metrics.md`` with the names that servers of ``system`` have."""
+    lines = [_INTRODUCTION.rstrip("\n")]
+    for group in dict.fromkeys(metric.group for metric in METRICS):
+        lines += [
+            "",
+            f"## {group}",
+            "",
+            "| name | type | unit | labels | meaning | source | fresh |",
+            "| - " * 7 + "|",
+        ]
+        for metric in METRICS:
+            if metric.group != group:
+                continue
+            labels = metric.labels if group == _PROCESS else ("server", *metric.labels)
+            cells = (
+                f"`{metric.full_name(system)}`",
+                metric.kind,
+                metric.unit,
+                ", ".join(f"`{label}`" for label in labels),
+                metric.meaning,
+                metric.source,
+                metric.fresh,
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+        for metric in METRICS:
+            if metric.group == group and metric.buckets:
+                bounds = ", ".join(f"{bound:g}" for bound in metric.buckets)
+                lines += ["", f"Buckets of `{metric.full_name(system)}`: {bounds}."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document("faktory"))

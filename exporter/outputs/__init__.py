@@ -1,0 +1,1 @@
+"""What turns snapshots into a wire format."""

@@ -1,0 +1,182 @@
+"""Snapshots for the tests of what is made of them: a full one, large ones, and arbitrary ones with hostile names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from exporter.model import (
+    AGE_BUCKETS,
+    DURATION_BUCKETS,
+    BootVerdict,
+    BusyGroup,
+    BusyVerdict,
+    CollectorRun,
+    CollectorTotals,
+    ConnectionsVerdict,
+    CrashReason,
+    Details,
+    Distribution,
+    Failure,
+    Health,
+    Observation,
+    OrphanGroup,
+    Queue,
+    QueuesVerdict,
+    Reason,
+    Scope,
+    Snapshot,
+    ThrottlesVerdict,
+    ThrottleUse,
+    WorkersVerdict,
+    label_value,
+)
+
+NOW = 1_763_712_000.5
+HOSTILE = 'a"b\\c\nd\re\x00f\x7f{g="h"} # EOF é 😀 %s %(x)d\u2028,'
+
+
+def distribution(bounds: Sequence[float], values: Sequence[float]) -> Distribution:
+    counts = [sum(value <= bound for value in values) for bound in bounds]
+    return Distribution((*counts, len(values)), float(sum(values)))
+
+
+def empty(server: str = "faktory", system: str = "faktory", *, taken_at: float = 100.0) -> Snapshot:
+    """What is known when the first poll reached nothing."""
+    return Snapshot(
+        server=server,
+        system=system,
+        taken_at=taken_at,
+        observation=Observation(now=NOW, reached=False),
+        boot=BootVerdict(0, None, settled=False),
+        connections=ConnectionsVerdict(None, None, 0),
+        queues=QueuesVerdict(None, {}),
+        busy=BusyVerdict(None, None, {}),
+        workers=WorkersVerdict(None, dict.fromkeys(CrashReason, 0), None),
+        throttles=ThrottlesVerdict(None),
+        collectors=(),
+    )
+
+
+def full(server: str = "faktory", system: str = "faktory", *, size: int = 2, taken_at: float = 100.0) -> Snapshot:
+    """A snapshot in which every metric has a value; ``size`` queues, one of a hostile name, each of one job type."""
+    names = [HOSTILE, *(f"queue-{number}" for number in range(1, size))]
+    pairs = [(name, f"Job{number}") for number, name in enumerate(names)]
+    return Snapshot(
+        server=server,
+        system=system,
+        taken_at=taken_at,
+        observation=Observation(
+            now=NOW,
+            reached=True,
+            health=Health("1.9.4", "oss", 17, 4321),
+            details=Details(NOW - 60, 3600.0, 52_428_800, 3, 1, 2),
+            sets={"scheduled": 4, "retries": 3, "dead": 2, "working": 5},
+            overdue={"scheduled": 0.0, "retries": 1.25},
+            processed=1000,
+            failed=10,
+        ),
+        boot=BootVerdict(1, NOW - 3600, settled=True),
+        connections=ConnectionsVerdict(17, 2000, 6),
+        queues=QueuesVerdict(
+            {name: Queue(number + 1, number + 0.25, number % 2 == 1) for number, name in enumerate(names)},
+            {"queue": size, "jobtype": size},
+        ),
+        busy=BusyVerdict(
+            {pair: BusyGroup(number + 1, number + 0.5, 0.125) for number, pair in enumerate(pairs)},
+            {name: distribution(AGE_BUCKETS, [0.5, 7, 100_000]) for name in names},
+            {pair: distribution(DURATION_BUCKETS, [0.25, 40, 100_000]) for pair in pairs},
+        ),
+        workers=WorkersVerdict(
+            3,
+            {CrashReason.VANISHED: 2, CrashReason.HUNG: 1},
+            {pair: OrphanGroup(number + 1, 3.5) for number, pair in enumerate(pairs)},
+        ),
+        throttles=ThrottlesVerdict(
+            {
+                (names[0], Scope.CLUSTER): ThrottleUse(4, 3, 9, 12.5),
+                (names[0], Scope.WORKER): ThrottleUse(5, 5, 9, 0.0),
+            }
+        ),
+        collectors=(
+            CollectorTotals(CollectorRun("health", 0.0015), {}),
+            CollectorTotals(
+                CollectorRun("store", 0.25, Failure(Reason.TIMEOUT, "no answer within 1 s")), {Reason.TIMEOUT: 7}
+            ),
+        ),
+    )
+
+
+names = st.one_of(
+    st.text(max_size=20),
+    st.text(alphabet='"\\\n\r{}=,# %ab', max_size=20),
+    st.sampled_from([HOSTILE, "x" * 200, "\ud800", "", "\n", "\\", "\\n", '"', "NaN", "# EOF"]),
+).map(label_value)
+counts = st.integers(0, 2**63)
+seconds = st.floats(0, 1e9) | st.floats(allow_nan=True, allow_infinity=True)
+pairs = st.tuples(names, names)
+
+
+@st.composite
+def distributions(draw: st.DrawFn, bounds: Sequence[float]) -> Distribution:
+    values = draw(st.lists(st.floats(0, 1e6), max_size=4))
+    return distribution(bounds, values)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory") -> Snapshot:
+    """Any snapshot that signals could make, and numbers that arithmetic should not have made."""
+    some = st.none() | counts
+    details = st.builds(
+        Details,
+        asked_at=st.floats(NOW - 300, NOW),
+        memory_bytes=some,
+        workers=some,
+        reservations_expired=some,
+    )
+    queues = st.dictionaries(names, st.builds(Queue, some, st.none() | seconds, st.none() | st.booleans()), max_size=4)
+    groups = st.builds(BusyGroup, counts, st.none() | seconds, st.none() | seconds)
+    uses = st.builds(ThrottleUse, st.integers(0, 100), st.none() | st.integers(0, 200), some, seconds)
+    failures = st.none() | st.builds(Failure, st.sampled_from(Reason), st.text(max_size=5))
+    collectors = draw(st.lists(st.sampled_from(["health", "store", "details"]), unique=True))
+    return Snapshot(
+        server=server,
+        system=system,
+        taken_at=draw(st.floats(0, 1e6)),
+        observation=Observation(
+            now=NOW,
+            reached=draw(st.booleans()),
+            health=draw(st.none() | st.builds(Health, st.text(max_size=9), st.text(max_size=9), counts, counts)),
+            details=draw(st.none() | details),
+            sets=draw(st.none() | st.dictionaries(st.sampled_from(["scheduled", "dead"]), counts)),
+            overdue=draw(st.none() | st.dictionaries(st.sampled_from(["scheduled", "retries"]), seconds)),
+            processed=draw(some),
+            failed=draw(some),
+        ),
+        boot=BootVerdict(draw(counts), draw(st.none() | seconds), settled=True),
+        connections=ConnectionsVerdict(draw(some), draw(some), draw(counts)),
+        queues=QueuesVerdict(
+            draw(st.none() | queues), draw(st.dictionaries(st.sampled_from(["queue", "jobtype"]), counts))
+        ),
+        busy=BusyVerdict(
+            draw(st.none() | st.dictionaries(pairs, groups, max_size=4)),
+            draw(st.none() | st.dictionaries(names, distributions(AGE_BUCKETS), max_size=3)),
+            draw(st.dictionaries(pairs, distributions(DURATION_BUCKETS), max_size=3)),
+        ),
+        workers=WorkersVerdict(
+            draw(some),
+            draw(st.fixed_dictionaries(dict.fromkeys(CrashReason, counts))),
+            draw(st.none() | st.dictionaries(pairs, st.builds(OrphanGroup, counts, st.none() | seconds), max_size=3)),
+        ),
+        throttles=ThrottlesVerdict(
+            draw(st.none() | st.dictionaries(st.tuples(names, st.sampled_from(Scope)), uses, max_size=3))
+        ),
+        collectors=tuple(
+            CollectorTotals(
+                CollectorRun(name, draw(seconds), draw(failures)),
+                draw(st.dictionaries(st.sampled_from(Reason), counts, max_size=3)),
+            )
+            for name in collectors
+        ),
+    )

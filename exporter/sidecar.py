@@ -1,0 +1,143 @@
+"""Builds everything from the settings, runs it, and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from exporter import __version__, systems
+from exporter.model import Snapshot
+from exporter.outputs.prometheus import Exposition
+from exporter.settings import Settings
+from exporter.signals import Memory, Signals
+from exporter.state import StateFile
+from exporter.watch import Watch
+from exporter.web.server import start_web
+
+logger = logging.getLogger("forewarn")
+
+SAVE_EVERY = 15.0
+"""Seconds between two writes of the state file; a crash that was told is written at once."""
+
+CLOSING = 2.0
+"""Seconds that parting from all servers may take."""
+
+SWITCH_INTERVAL = 0.001
+"""Seconds for which the signals' thread may keep the interpreter from the event loop."""
+
+
+class Sidecar:
+    """Watches every configured server and serves what it knows, until told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build everything; nothing is opened before :meth:`run`."""
+        self._settings = settings
+        self._state = StateFile(settings.state_file) if settings.state_file else None
+        self._exposition = Exposition(__version__)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="signals")
+        self._crash_told = asyncio.Event()
+        memories = _memories(self._state)
+        self._watches = [
+            Watch(
+                server.name,
+                server.system,
+                systems.build(server),
+                Signals(settings.max_label_values, memories.get(server.name)),
+                interval=settings.interval,
+                publish=self._exposition.update,
+                crash_told=self._crash_told,
+                executor=self._executor,
+            )
+            for server in settings.servers
+        ]
+
+    async def run(self, stop: asyncio.Event, *, started: Callable[[int], None] | None = None) -> None:
+        """Run until ``stop`` is set, then close everything. ``started`` is told the port once it is listened on."""
+        web = await start_web(self._settings.web_listen_address, self._exposition, self._newest)
+        try:
+            logger.info("listening", extra={"fields": {"port": web.port, "version": __version__}})
+            if started is not None:
+                started(web.port)
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(watch.run(), name=f"watch {watch.name}") for watch in self._watches]
+                running.append(tasks.create_task(self._save_for_ever(), name="state"))
+                await stop.wait()
+                for task in running:
+                    task.cancel()
+        finally:
+            await self._close()
+            await web.close()
+            self._executor.shutdown()
+            logger.info("stopped")
+
+    def _newest(self) -> dict[str, Snapshot | None]:
+        return {watch.name: watch.snapshot for watch in self._watches}
+
+    async def _save_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_EVERY):
+                    await self._crash_told.wait()
+            self._crash_told.clear()
+            # In the signals' own thread, so that none of them is in the middle of an observation.
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._save)
+
+    def _save(self) -> None:
+        if self._state is not None:
+            self._state.save({watch.name: watch.memory() for watch in self._watches})
+
+    async def _close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._save)
+        try:
+            async with asyncio.timeout(CLOSING):
+                await asyncio.gather(*(watch.close() for watch in self._watches))
+        except TimeoutError:
+            logger.warning("a server did not let go in time: its connections were cut")
+
+
+def _memories(state: StateFile | None) -> dict[str, Memory]:
+    """Return what the last run left for each server. What cannot be understood is told and left out."""
+    memories: dict[str, Memory] = {}
+    for name, raw in (state.load() if state else {}).items():
+        try:
+            memories[name] = msgspec.json.decode(raw, type=Memory)
+        except msgspec.MsgspecError as error:
+            fields = {"server": name, "failure": str(error)}
+            logger.warning("state of a server is not understood: its counters start anew", extra={"fields": fields})
+    return memories
+
+
+def run(settings: Settings) -> int:
+    """Run the sidecar until SIGTERM or SIGINT. Returns the exit status."""
+    return run_loop(run_until_signalled(settings))
+
+
+async def run_until_signalled(settings: Settings) -> int:
+    """Run the sidecar in this loop until SIGTERM or SIGINT. Returns the exit status."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Sidecar(settings).run(stop)
+    return 0
+
+
+def run_loop(main: Coroutine[None, None, int]) -> int:
+    """Run ``main`` in an event loop made for a sidecar."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    # What the imports left behind lives for ever: kept out of every collection to come.
+    gc.collect()
+    gc.freeze()
+    try:
+        import uvloop  # noqa: PLC0415 - where present
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)

@@ -1,0 +1,173 @@
+"""Watches one server: polls its source, feeds the signals, publishes the newest snapshot, logs what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+
+import msgspec
+
+from exporter.model import CollectorRun, CollectorTotals, Crash, Snapshot, Source
+from exporter.signals import Memory, Pending, Signals
+
+logger = logging.getLogger("forewarn.watch")
+
+TOLD_JOBS = 20
+"""How many of the jobs that a crash left behind are named in the log."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line for the log: something began, ended or happened."""
+
+    level: int
+    message: str
+    fields: Mapping[str, object]
+
+
+class Watch:
+    """Polls one server for ever. One poll serves all readers of the snapshot."""
+
+    def __init__(
+        self,
+        name: str,
+        system: str,
+        source: Source,
+        signals: Signals,
+        *,
+        interval: float,
+        publish: Callable[[Snapshot], None],
+        crash_told: asyncio.Event,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``publish`` is called in ``executor`` once per poll; ``crash_told`` is set when a crash has been counted.
+
+        ``interval`` is in seconds.
+        """
+        self.name = name
+        self.snapshot: Snapshot | None = None
+        self._system = system
+        self._source = source
+        self._signals = signals
+        self._interval = interval
+        self._publish = publish
+        self._crash_told = crash_told
+        self._executor = executor
+        self._clock = clock
+        self._broken = False
+
+    async def run(self) -> None:
+        """Poll at every interval until cancelled. The server rests at least half an interval between two polls."""
+        while True:
+            started = self._clock()
+            await self._poll_guarded()
+            await asyncio.sleep(max(self._interval / 2, started + self._interval - self._clock()))
+
+    async def poll(self) -> Snapshot:
+        """Learn what is known now and publish it."""
+        observation = await self._source.observe()
+        # The work below grows with the number of busy jobs: off the loop, so that no scrape waits for it.
+        loop = asyncio.get_running_loop()
+        pending = await loop.run_in_executor(self._executor, self._signals.receive, observation)
+        probes, runs = {}, observation.runs
+        if pending.suspects:
+            answers, run = await self._source.probe(pending.suspects)
+            probes, runs = dict(answers), (*runs, run)
+        before = self.snapshot
+        after = await loop.run_in_executor(self._executor, self._conclude, pending, probes, runs)
+        self.snapshot = after
+        for event in transitions(before, after):
+            logger.log(event.level, event.message, extra={"fields": {"server": self.name, **event.fields}})
+        if after.workers.found:
+            self._crash_told.set()
+        return after
+
+    def memory(self) -> Memory:
+        """Return what the next run of Forewarn needs of this server."""
+        return self._signals.memory()
+
+    async def close(self) -> None:
+        """Part from the server politely."""
+        await self._source.close()
+
+    def _conclude(self, pending: Pending, probes: dict[str, bool], runs: tuple[CollectorRun, ...]) -> Snapshot:
+        verdicts = self._signals.conclude(pending, probes, runs)
+        snapshot = Snapshot(
+            server=self.name,
+            system=self._system,
+            taken_at=self._clock(),
+            observation=pending.observation,
+            boot=verdicts.boot,
+            connections=verdicts.connections,
+            queues=verdicts.queues,
+            busy=verdicts.busy,
+            workers=verdicts.workers,
+            throttles=verdicts.throttles,
+            collectors=verdicts.collectors,
+        )
+        self._publish(snapshot)
+        return snapshot
+
+    async def _poll_guarded(self) -> None:
+        # A defect of ours in one poll must not end the watch: the snapshot's age tells that it stands still.
+        try:
+            await self.poll()
+        except Exception:
+            if not self._broken:
+                logger.exception("poll failed by a defect of Forewarn", extra={"fields": {"server": self.name}})
+            self._broken = True
+        else:
+            self._broken = False
+
+
+def transitions(before: Snapshot | None, after: Snapshot) -> Iterator[Event]:
+    """Tell what changed from one snapshot to the next, each thing once."""
+    yield from _reached(before, after)
+    if before is not None and after.boot.restarts > before.boot.restarts:
+        yield Event(logging.WARNING, "server restarted", {"restarts": after.boot.restarts})
+    known = {totals.last.name: totals for totals in before.collectors} if before else {}
+    for totals in after.collectors:
+        yield from _collector(known.get(totals.last.name), totals)
+    for crash in after.workers.found:
+        yield _crashed(crash)
+
+
+def _reached(before: Snapshot | None, after: Snapshot) -> Iterator[Event]:
+    health = after.observation.health
+    was, now = before is not None and before.observation.reached, after.observation.reached
+    if now and not was:
+        known = {"version": health.version, "edition": health.edition} if health else {}
+        yield Event(logging.INFO, "watching server" if before is None else "server back", known)
+    if not now and (was or before is None):
+        failures = [run.failure.message for run in after.observation.runs if run.failure]
+        yield Event(logging.ERROR, "server down", {"failures": failures})
+    limit_told = before is not None and before.observation.health is not None
+    if health is not None and not limit_told and after.connections.limit is None:
+        yield Event(logging.WARNING, "connection limit unknown: set connections_limit to be warned before it", {})
+
+
+def _collector(before: CollectorTotals | None, after: CollectorTotals) -> Iterator[Event]:
+    was = before.last.failure.reason if before and before.last.failure else None
+    failure = after.last.failure
+    if failure is not None and failure.reason != was:
+        fields = {"collector": after.last.name, "reason": str(failure.reason), "failure": failure.message}
+        yield Event(logging.WARNING, "collector failing", fields)
+    if failure is None and was is not None:
+        yield Event(logging.INFO, "collector recovered", {"collector": after.last.name})
+
+
+def _crashed(crash: Crash) -> Event:
+    jobs = [
+        {"jid": orphan.jid, "jobtype": orphan.jobtype, "queue": orphan.queue} for orphan in crash.orphans[:TOLD_JOBS]
+    ]
+    fields = {
+        "wid": crash.worker,
+        "host": "unknown",
+        "reason": str(crash.reason),
+        "orphaned_jobs": len(crash.orphans),
+        "jobs": jobs,
+    }
+    return Event(logging.ERROR, "worker crashed", fields)

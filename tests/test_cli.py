@@ -1,0 +1,141 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from exporter.settings import FLAGS
+
+ROOT = Path(__file__).parent.parent
+
+
+def forewarn(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, with nothing of this process's own settings."""
+    return subprocess.run(command(*arguments), env=environment(environ), capture_output=True, text=True, timeout=60)
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of ``forewarn``."""
+    return [sys.executable, "-c", "from exporter.cli import main; main()", *arguments]
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a bare environment and ``more``."""
+    return {"PATH": os.environ["PATH"], "COLUMNS": "200", "NO_COLOR": "1", **(more or {})}
+
+
+def test_the_console_script_is_this_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"forewarn": "exporter.cli:main"}
+
+
+def test_the_version_is_told() -> None:
+    assert forewarn("--version").stdout == f"forewarn {__version__}\n"
+
+
+def test_help_tells_every_flag() -> None:
+    told = forewarn("run", "--help").stdout
+    assert set(re.findall(r"--([a-z][a-z.-]+)", told)) == {*FLAGS, "help"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "aiohttp redis uvloop msgspec prometheus_client"
+    told = subprocess.run(
+        [sys.executable, "-c", f"import exporter.cli, sys; print([m for m in {heavy.split()!r} if m in sys.modules])"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert told.stdout == "[]\n"
+
+
+def test_nothing_configured_says_what_to_set_and_exits_2() -> None:
+    ended = forewarn("run")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("forewarn: nothing to watch is configured: set --faktory.url")
+    assert ended.stdout == ""
+
+
+def test_wrong_settings_are_told_one_a_line_and_exit_2() -> None:
+    ended = forewarn("run", "--interval", "soon", "--log.level", "loud", environ={"FAKTORY_URL": "tcp://:hunter2@h:x"})
+    assert ended.returncode == 2
+    assert [line.split(": ")[1] for line in ended.stderr.splitlines()] == [
+        "--interval",
+        "--log.level",
+        "environment variable FAKTORY_URL",
+    ]
+    assert "hunter2" not in ended.stderr
+
+
+def test_an_unknown_flag_exits_2() -> None:
+    ended = forewarn("run", "--faktory.ulr", "tcp://host")
+    assert ended.returncode == 2
+    assert "No such option: --faktory.ulr" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["run", "--faktory.url", "tcp://127.0.0.1:1"], ["demo"]], ids=["run", "demo"])
+def test_an_address_in_use_is_told_without_a_traceback(arguments: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = forewarn(*arguments, "--web.listen-address", address)
+    assert ended.returncode == 1
+    assert f"forewarn: cannot listen on {address}: another program listens there" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["run", "--faktory.url", "tcp://127.0.0.1:1"], ["demo"]], ids=["run", "demo"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(arguments: list[str], number: signal.Signals) -> None:
+    with subprocess.Popen(
+        command(*arguments, "--web.listen-address", "127.0.0.1:0"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            told = until_told(process, "listening")
+            process.send_signal(number)
+            told += process.communicate(timeout=10)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert "Traceback" not in told
+
+
+INTERRUPTED = """
+import os, signal
+import exporter.cli as cli
+cli._refuse = lambda _: os.kill(os.getpid(), signal.SIGINT)
+cli.main()
+"""
+
+
+def test_ctrl_c_before_it_runs_leaves_no_traceback() -> None:
+    program = [sys.executable, "-c", INTERRUPTED, "run"]
+    ended = subprocess.run(program, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
+
+
+def until_told(process: subprocess.Popen[str], word: str) -> str:
+    """Return the log up to the first line with ``word``."""
+    assert process.stderr is not None
+    told, deadline = "", time.monotonic() + 30
+    while word not in told:
+        line = process.stderr.readline()
+        assert line, f"it ended instead: {told}"
+        assert time.monotonic() < deadline, told
+        told += line
+    return told

@@ -1,0 +1,623 @@
+"""Every metric, on every server at hand, with the value that the test itself brought about."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from exporter import __version__
+from exporter.catalogue import METRICS
+from exporter.demo import child
+from exporter.model import AGE_BUCKETS, DURATION_BUCKETS, Reason
+from tests.forewarn import Forewarn, Scrape
+from tests.live_scenarios import Scenario, all_of, worker
+from tests.servers import StandInFaktory, WatchedServer, free_port, wait_until
+from tests.wire import Wire, new_jid
+
+COLLECTORS = {"health", "connection", "redis", "throttles"}
+"""The parts of every poll with Redis and a configuration folder."""
+
+POLL = 1.0
+NOISE = 1.5
+"""Seconds that a machine may be late."""
+
+PROVEN: dict[str, Scenario] = {}
+"""Which scenario brings a metric's value about."""
+
+
+def proves(*metrics: str) -> Callable[[Scenario], Scenario]:
+    """Note that a scenario brings about the values of these metrics."""
+
+    def note(scenario: Scenario) -> Scenario:
+        PROVEN.update(dict.fromkeys(metrics, scenario))
+        return scenario
+
+    return note
+
+
+async def told(forewarn: Forewarn, condition: Callable[[Scrape], object], deadline: float, what: str) -> Scrape:
+    """Wait for a scrape that meets ``condition`` and return it."""
+    last: list[Scrape] = []
+
+    async def met() -> bool:
+        last[:] = [await forewarn.scrape()]
+        return bool(condition(last[0]))
+
+    try:
+        await wait_until(met, deadline, every=0.1, what=what)
+    except AssertionError as error:
+        error.add_note(last[0].text if last else "no scrape")
+        raise
+    return last[0]
+
+
+def values(scrape: Scrape, name: str, *by: str) -> dict[tuple[str, ...], float]:
+    """Return the values of one metric by the values of these labels."""
+    return {tuple(labels[it] for it in by): value for labels, value in scrape.matching(name)}
+
+
+# --- scenarios ------------------------------------------------------------------------------------------------------
+
+
+@proves(
+    "faktory_up",
+    "faktory_info",
+    "faktory_commands_total",
+    "faktory_connections",
+    "faktory_connections_limit",
+    "faktory_queue_jobs",
+    "faktory_queue_latency_seconds",
+    "faktory_queue_paused",
+    "faktory_set_jobs",
+    "faktory_set_overdue_seconds",
+    "faktory_jobs_processed_total",
+    "faktory_jobs_failed_total",
+    "forewarn_collector_up",
+    "forewarn_collector_duration_seconds",
+    "forewarn_collector_errors_total",
+    "forewarn_label_values",
+    "forewarn_snapshot_age_seconds",
+    "forewarn_build_info",
+)
+async def queues_and_sets(server: WatchedServer) -> None:
+    await server.start()
+    first_pushed = time.time()
+    async with await Wire.connect(server.url) as producer:
+        for _ in range(3):
+            await producer.push(queue="mail")
+        last_pushed = time.time()
+        await producer.push(queue="reports")
+        await producer.ok("QUEUE PAUSE reports")
+        for _ in range(2):
+            await producer.push(queue="mail", at="2199-01-01T00:00:00Z")
+        for name, retry in [("ok", 25), ("ok", 25), ("fails", 25), ("dies", -1), ("held", 25), ("held", 25)]:
+            await producer.push(queue=name, jobtype=name, retry=retry)
+        async with await Wire.connect(server.url, "worker-1") as busy:
+            for _ in range(2):
+                await busy.ack((await fetched(busy, "ok"))["jid"])
+                await fetched(busy, "held")
+            for name in ("fails", "dies"):
+                await busy.fail((await fetched(busy, name))["jid"])
+            async with Forewarn(server) as forewarn:
+                scrape = await told(
+                    forewarn,
+                    lambda it: (it.value("faktory_queue_latency_seconds", queue="mail") or 0) > 2,
+                    20,
+                    "a latency above 2 s",
+                )
+                check_totals(server, scrape)
+                await forewarn.wait_for("faktory_connections", 3, 10)  # ours, the worker's and Forewarn's
+                latency = scrape.value("faktory_queue_latency_seconds", queue="mail") or 0
+                polled = time.time() - (scrape.value("forewarn_snapshot_age_seconds") or 0)
+                assert polled - last_pushed - NOISE <= latency <= polled - first_pushed + 0.1
+
+                commands = scrape.value("faktory_commands_total") or 0
+                assert commands == (await server.health())["server"]["command_count"]
+                for _ in range(5):
+                    await producer.push(queue="mail")
+                await forewarn.wait_for("faktory_commands_total", commands + 5, 10)
+                assert await forewarn.metric("faktory_queue_jobs", queue="mail") == 8
+
+                await producer.ok("QUEUE RESUME reports")
+                await forewarn.wait_for("faktory_queue_paused", 0, 10, queue="reports")
+                check_sidecar(await forewarn.scrape(), queues=6, jobtypes=1)
+                await check_overdue(server, forewarn, producer)
+
+
+async def fetched(wire: Wire, queue: str) -> dict[str, Any]:
+    job = await wire.fetch(queue)
+    assert job is not None, f"{queue} was empty"
+    return job
+
+
+def check_totals(server: WatchedServer, scrape: Scrape) -> None:
+    assert scrape.value("faktory_up") == 1
+    assert values(scrape, "faktory_info", "version", "edition") == {(".".join(map(str, server.version)), "oss"): 1}
+    assert scrape.value("faktory_connections_limit") == (2000 if server.version >= (1, 9) else 1000)
+    assert values(scrape, "faktory_queue_jobs", "queue") == {
+        ("mail",): 3,
+        ("reports",): 1,
+        ("ok",): 0,
+        ("fails",): 0,
+        ("dies",): 0,
+        ("held",): 0,
+    }
+    paused = values(scrape, "faktory_queue_paused", "queue")
+    assert [name for (name,), value in paused.items() if value] == ["reports"]
+    assert len(paused) == 6
+    assert values(scrape, "faktory_queue_latency_seconds", "queue")[("held",)] == 0
+    assert values(scrape, "faktory_set_jobs", "set") == {
+        ("scheduled",): 2,
+        ("retries",): 1,
+        ("dead",): 1,
+        ("working",): 2,
+    }
+    assert values(scrape, "faktory_set_overdue_seconds", "set") == {("scheduled",): 0, ("retries",): 0}
+    assert scrape.value("faktory_jobs_processed_total") == 4  # two done, two failed
+    assert scrape.value("faktory_jobs_failed_total") == 2
+
+
+def check_sidecar(scrape: Scrape, *, queues: int, jobtypes: int) -> None:
+    assert values(scrape, "forewarn_label_values", "label") == {("queue",): queues, ("jobtype",): jobtypes}
+    up = values(scrape, "forewarn_collector_up", "collector")
+    assert up == {(name,): 1 for name in COLLECTORS}
+    durations = values(scrape, "forewarn_collector_duration_seconds", "collector")
+    assert durations.keys() == up.keys()
+    assert all(0 < seconds < 2 for seconds in durations.values())
+    errors = values(scrape, "forewarn_collector_errors_total", "collector", "reason")
+    assert errors == {(name, reason.value): 0 for name in COLLECTORS for reason in Reason}
+    assert 0 <= (scrape.value("forewarn_snapshot_age_seconds") or 0) < POLL + NOISE
+    assert values(scrape, "forewarn_build_info", "version") == {(__version__,): 1}
+
+
+async def check_overdue(server: WatchedServer, forewarn: Forewarn, producer: Wire) -> None:
+    """A server that stands still moves nothing out of `scheduled`; its Redis goes on telling."""
+    due = (await producer.document("INFO"))["now"]
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        at = time.time() - 100
+        await server.redis().zadd("scheduled", {json.dumps({"jid": new_jid(), "at": due}): at})
+        scrape = await told(
+            forewarn, lambda it: it.value("faktory_set_overdue_seconds", set="scheduled"), 20, "a job is overdue"
+        )
+        overdue = scrape.value("faktory_set_overdue_seconds", set="scheduled") or 0
+        assert 100 <= overdue <= time.time() - at + 0.1
+        assert scrape.value("faktory_set_overdue_seconds", set="retries") == 0
+    finally:
+        await server.redis().zremrangebyscore("scheduled", "-inf", time.time())
+        server.process.send_signal(signal.SIGCONT)
+
+
+RAILS = "ActiveJob::QueueAdapters::FaktoryAdapter::JobWrapper"
+
+
+@proves(
+    "faktory_busy_jobs",
+    "faktory_busy_job_oldest_age_seconds",
+    "faktory_busy_job_reservation_used_ratio",
+    "faktory_busy_job_age_seconds",
+    "faktory_job_duration_seconds",
+)
+async def busy_jobs(server: WatchedServer) -> None:
+    await server.start()
+    mail = [{"arguments": ["UserMailer", "welcome", "deliver_now", 7]}]
+    async with await Wire.connect(server.url, "worker-1") as wire, Forewarn(server) as forewarn:
+        before = time.time()
+        await wire.push(jobtype="Long", reserve_for=60)
+        await fetched(wire, "default")
+        after = time.time()
+        await forewarn.wait_for("faktory_busy_jobs", 1, 10, jobtype="Long")
+        await wire.push(jobtype="Brief")
+        await wire.push(jobtype=RAILS, custom={"wrapped": "ReportJob"})
+        await wire.push(jobtype=RAILS, custom={"wrapped": "ActionMailer::MailDeliveryJob"}, args=mail)
+        started = time.monotonic()
+        brief = await fetched(wire, "default")
+        for _ in range(2):
+            await fetched(wire, "default")
+
+        await forewarn.wait_for("faktory_set_jobs", 4, 10, set="working")
+        scrape = await forewarn.scrape()
+        polled = time.time() - (scrape.value("forewarn_snapshot_age_seconds") or 0)
+        assert values(scrape, "faktory_busy_jobs", "queue", "jobtype") == {
+            ("default", "Long"): 1,
+            ("default", "Brief"): 1,
+            ("default", "ReportJob"): 1,
+            ("default", "UserMailer#welcome"): 1,
+        }
+        age = scrape.value("faktory_busy_job_oldest_age_seconds", jobtype="Long") or 0
+        assert polled - after - NOISE <= age <= polled - before + 0.1
+        used = values(scrape, "faktory_busy_job_reservation_used_ratio", "jobtype")
+        assert used[("Long",)] == pytest.approx(age / 60, rel=0.01)
+        assert used[("Brief",)] == pytest.approx(
+            (scrape.value("faktory_busy_job_oldest_age_seconds", jobtype="Brief") or 0) / 1800, rel=0.01
+        )
+        check_ages(scrape)
+
+        await wait_until(lambda: time.monotonic() - started >= 3)
+        await wire.ack(brief["jid"])
+        took = time.monotonic() - started
+        await forewarn.wait_for("faktory_job_duration_seconds_count", 1, 10, queue="default", jobtype="Brief")
+        scrape = await forewarn.scrape()
+        observed = scrape.value("faktory_job_duration_seconds_sum", jobtype="Brief") or 0
+        assert abs(observed - took) <= POLL / 2 + NOISE
+        assert bucket_counts(scrape, "faktory_job_duration_seconds", jobtype="Brief") == {
+            bound: float(bound >= observed) for bound in (*DURATION_BUCKETS, float("inf"))
+        }
+        assert scrape.value("faktory_job_duration_seconds_count", jobtype="Long") is None
+        assert scrape.value("faktory_busy_jobs", jobtype="Brief") == 0
+        assert scrape.value("faktory_busy_job_oldest_age_seconds", jobtype="Brief") is None
+
+
+def check_ages(scrape: Scrape) -> None:
+    """All four jobs are of different types, so that their ages stand beside their histogram."""
+    ages = [value for _, value in scrape.matching("faktory_busy_job_oldest_age_seconds")]
+    assert bucket_counts(scrape, "faktory_busy_job_age_seconds", queue="default") == {
+        bound: float(sum(age <= bound for age in ages)) for bound in (*AGE_BUCKETS, float("inf"))
+    }
+    assert scrape.value("faktory_busy_job_age_seconds_gcount", queue="default") == 4
+    assert scrape.value("faktory_busy_job_age_seconds_gsum", queue="default") == pytest.approx(sum(ages))
+
+
+def bucket_counts(scrape: Scrape, name: str, **labels: str) -> dict[float, float]:
+    return {float(found["le"]): value for found, value in scrape.matching(f"{name}_bucket", **labels)}
+
+
+@proves(
+    "faktory_start_time_seconds",
+    "faktory_memory_bytes",
+    "faktory_workers",
+    "faktory_reservations_expired_total",
+    "faktory_worker_crashes_total",
+    "faktory_orphaned_jobs",
+    "faktory_orphaned_job_oldest_age_seconds",
+    "faktory_restarts_total",
+)
+async def workers_and_restart(server: WatchedServer) -> None:
+    before = time.time()
+    await server.start()
+    after = time.time()
+    async with await Wire.connect(server.url) as producer, worker(server, "worker-1"):
+        await producer.push(queue="forgotten", jobtype="Forgotten", reserve_for=60)
+        await producer.push(queue="mail")  # so that no queue is new later
+        await fetched(producer, "forgotten")
+        forgotten_at = time.time()
+        async with worker(server, "worker-2") as doomed, Forewarn(server) as forewarn:
+            # INFO waits until no queue name has been new for 30 s.
+            scrape = await told(forewarn, lambda it: it.value("faktory_workers"), 50, "INFO was asked")
+            assert scrape.value("faktory_workers") == 2
+            assert before - 2 <= (scrape.value("faktory_start_time_seconds") or 0) <= after + 2
+            memory = scrape.value("faktory_memory_bytes") or 0
+            assert memory == (await producer.info())["server"]["used_memory_mb"] * 1024 * 1024 or memory > 2**20
+            assert memory % 2**20 == 0
+            assert scrape.value("faktory_reservations_expired_total") == 0
+
+            # The server sweeps every 15 s, and INFO is asked once a minute.
+            await forewarn.wait_for("faktory_reservations_expired_total", 1, 60 + 15 + 60 + 15)
+            assert time.time() - forgotten_at >= 60
+
+            # Verdicts need a server that has run for 90 s.
+            await wait_until(lambda: time.time() - before > 92, 60, what="the server has run for 92 s")
+            await fetched(producer, "mail")
+            for _ in range(2):
+                await producer.push(queue="mail", jobtype="Send")
+                await fetched(doomed, "mail")
+            await forewarn.wait_for("faktory_busy_jobs", 2, 10, jobtype="Send")
+            assert await forewarn.metric("faktory_orphaned_jobs", jobtype="Send") == 0
+            killed_at = time.time()
+            await doomed.abort()
+            await forewarn.wait_for("faktory_worker_crashes_total", 1, 20, reason="vanished")
+            scrape = await forewarn.scrape()
+            assert scrape.value("faktory_worker_crashes_total", reason="hung") == 0
+            orphans = values(scrape, "faktory_orphaned_jobs", "queue", "jobtype")
+            assert {pair: jobs for pair, jobs in orphans.items() if jobs} == {("mail", "Send"): 2}
+            age = scrape.value("faktory_orphaned_job_oldest_age_seconds", queue="mail", jobtype="Send") or 0
+            assert 5 <= age <= time.time() - killed_at + NOISE
+
+            assert scrape.value("faktory_restarts_total") == 0
+            await server.restart()
+            await forewarn.wait_for("faktory_restarts_total", 1, 45)
+
+
+@proves(
+    "faktory_throttle_limit",
+    "faktory_throttle_in_use",
+    "faktory_throttle_saturation_ratio",
+    "faktory_throttle_saturated_seconds_total",
+    "faktory_throttle_waiting_jobs",
+)
+async def throttles(server: WatchedServer) -> None:
+    conf = server.config_dir / "conf.d"
+    (conf / "mail.toml").write_text("[throttles]\nmail = { concurrency = 2, timeout = 60 }\n")
+    (conf / "reports.toml").write_text("[throttles.reports]\nconcurrency = 9\nworker = 3\ntimeout = 60\n")
+    await server.start()
+    async with (
+        await Wire.connect(server.url, "worker-1") as one,
+        await Wire.connect(server.url, "worker-2") as two,
+        Forewarn(server) as forewarn,
+    ):
+        for queue, jobs in (("mail", 5), ("reports", 3)):
+            for _ in range(jobs):
+                await one.push(queue=queue)
+        scrape = await told(
+            forewarn, lambda it: it.value("faktory_throttle_waiting_jobs", queue="mail") == 5, 10, "all wait"
+        )
+        assert values(scrape, "faktory_throttle_limit", "queue", "scope") == {
+            ("mail", "cluster"): 2,
+            ("reports", "cluster"): 9,
+            ("reports", "worker"): 3,
+        }
+        assert set(values(scrape, "faktory_throttle_saturated_seconds_total", "queue", "scope").values()) == {0}
+
+        for wire, queue in ((one, "mail"), (two, "mail"), (one, "reports"), (one, "reports"), (two, "reports")):
+            await fetched(wire, queue)
+        full_at = time.time()
+        await forewarn.wait_for("faktory_throttle_in_use", 2, 10, queue="mail")
+        scrape = await told(
+            forewarn,
+            lambda it: (it.value("faktory_throttle_saturated_seconds_total", queue="mail") or 0) >= 2,
+            15,
+            "saturated for 2 s",
+        )
+        by = ("queue", "scope")
+        assert values(scrape, "faktory_throttle_in_use", *by) == {
+            ("mail", "cluster"): 2,
+            ("reports", "cluster"): 3,
+            ("reports", "worker"): 2,  # of the busiest worker
+        }
+        saturation = values(scrape, "faktory_throttle_saturation_ratio", *by)
+        assert saturation == {
+            ("mail", "cluster"): 1,
+            ("reports", "cluster"): pytest.approx(1 / 3),
+            ("reports", "worker"): pytest.approx(2 / 3),
+        }
+        assert values(scrape, "faktory_throttle_waiting_jobs", "queue") == {("mail",): 3, ("reports",): 0}
+        seconds = values(scrape, "faktory_throttle_saturated_seconds_total", *by)
+        assert 2 <= seconds.pop(("mail", "cluster")) <= time.time() - full_at + NOISE
+        assert set(seconds.values()) == {0}
+
+        (conf / "mail.toml").write_text("[throttles.mail]\nconcurrency = 4\ntimeout = 60\n")
+        await forewarn.wait_for("faktory_throttle_limit", 4, 10, queue="mail")
+        assert await forewarn.metric("faktory_throttle_saturation_ratio", queue="mail") == 0.5
+        stopped = await forewarn.metric("faktory_throttle_saturated_seconds_total", queue="mail")
+        (conf / "mail.toml").unlink()
+        await forewarn.wait_for("faktory_throttle_limit", None, 10, queue="mail")
+        assert stopped is not None
+        assert stopped >= 2
+
+
+@proves("faktory_connections_refused_total")
+async def connection_limit(server: WatchedServer) -> None:
+    """Servers before 1.9 accept all that come, so there the counter stays at 0."""
+    if isinstance(server, StandInFaktory):
+        server.options = server.options | {"connections_limit": 2}
+    await server.start()
+    enforced = server.version >= (1, 9)
+    limit = 2 if isinstance(server, StandInFaktory) else 2000 if enforced else 10
+    crowd = [await Wire.connect(server.url) for _ in range(limit)]
+    try:
+        async with Forewarn(server) as forewarn:
+            if enforced:
+                await told(forewarn, lambda it: it.value("faktory_connections_refused_total"), 20, "was refused")
+                assert await forewarn.metric("faktory_connections") == limit
+                assert await forewarn.metric("faktory_up") == 1
+                assert (
+                    await forewarn.metric("forewarn_collector_errors_total", collector="connection", reason="refused")
+                    or 0
+                ) >= 1
+            else:
+                await forewarn.wait_for("faktory_connections", limit + 1, 10)
+                assert await forewarn.metric("faktory_connections_refused_total") == 0
+    finally:
+        for wire in crowd:
+            await wire.abort()
+
+
+@proves(
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_start_time_seconds",
+    "process_open_fds",
+    "process_max_fds",
+)
+async def own_process(server: WatchedServer) -> None:
+    await server.start()
+    before = time.time()
+    async with Forewarn(server) as forewarn:
+        scrape = await forewarn.scrape()
+        proc = Path(f"/proc/{forewarn.pid}")
+        assert scrape.value("process_open_fds") == pytest.approx(len(list((proc / "fd").iterdir())), abs=3)
+        sizes = [int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in (proc / "statm").read_text().split()[:2]]
+        assert scrape.value("process_virtual_memory_bytes") == pytest.approx(sizes[0], rel=0.2)
+        assert scrape.value("process_resident_memory_bytes") == pytest.approx(sizes[1], rel=0.2)
+        assert before - 1 <= (scrape.value("process_start_time_seconds") or 0) <= time.time() + 1
+        assert 0 < (scrape.value("process_cpu_seconds_total") or 0) < 30
+        limits = (proc / "limits").read_text().split("Max open files")[1].split()
+        assert scrape.value("process_max_fds") == float(limits[0])
+
+
+# --- tests ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_metric_of_the_catalogue_has_a_scenario() -> None:
+    assert set(PROVEN) == {metric.full_name("faktory") for metric in METRICS}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_every_metric_has_the_value_that_was_brought_about(unstarted: WatchedServer) -> None:
+    await all_of(unstarted, list(dict.fromkeys(PROVEN.values())))
+
+
+async def test_without_redis_info_tells_at_once_what_it_can(server: WatchedServer) -> None:
+    async with (
+        await Wire.connect(server.url, "worker-1") as wire,
+        await Wire.connect(server.url) as producer,
+    ):
+        for queue in ("mail", "mail", "held"):
+            await producer.push(queue=queue)
+        await fetched(wire, "held")
+        async with Forewarn(server, redis=False) as forewarn:
+            scrape = await forewarn.scrape()
+    assert values(scrape, "faktory_queue_jobs", "queue") == {("mail",): 2, ("held",): 0}
+    assert scrape.value("faktory_workers") == 1
+    assert scrape.value("faktory_set_jobs", set="scheduled") == 0
+    assert scrape.value("faktory_jobs_processed_total") == 0
+    assert scrape.value("faktory_busy_jobs") is None  # nothing but Redis tells which jobs are busy
+    latency = scrape.value("faktory_queue_latency_seconds", queue="mail")
+    assert (latency is not None) == (server.version >= (1, 9, 2))
+
+
+async def filled(server: WatchedServer) -> None:
+    """Give every family of a short run at least one series."""
+    (server.config_dir / "conf.d" / "mail.toml").write_text("[throttles.mail]\nconcurrency = 1\ntimeout = 60\n")
+    await server.start()
+    async with await Wire.connect(server.url) as producer:
+        for _ in range(3):
+            await producer.push(queue="mail")
+        await fetched(producer, "mail")
+
+
+async def both_formats(forewarn: Forewarn) -> tuple[Scrape, Scrape]:
+    """Return the text and the OpenMetrics body of one and the same poll."""
+    found: list[tuple[Scrape, Scrape]] = []
+
+    async def same() -> bool:
+        found[:] = [(await forewarn.scrape(), await forewarn.scrape(openmetrics=True))]
+        took = [values(it, "forewarn_collector_duration_seconds", "collector") for it in found[0]]
+        return took[0] == took[1]
+
+    await wait_until(same, 10, what="both formats of one poll")
+    return found[0]
+
+
+def lasting(scrape: Scrape) -> dict[Any, float]:
+    """Return the samples that come from the poll, not from the scrape."""
+    return {
+        key: value
+        for key, value in scrape.samples.items()
+        if not key[0].startswith(("process_", "forewarn_snapshot_age"))
+    }
+
+
+async def test_both_formats_read_back_to_the_same_samples(unstarted: WatchedServer) -> None:
+    await filled(unstarted)
+    async with Forewarn(unstarted) as forewarn:
+        text, openmetrics = await both_formats(forewarn)
+    assert len(lasting(text)) > 50
+    assert lasting(text) == lasting(openmetrics)
+    assert {it.type for it in openmetrics.families.values()} >= {"gauge", "counter", "gaugehistogram"}
+
+
+async def test_promtool_finds_nothing_to_mend(unstarted: WatchedServer) -> None:
+    await filled(unstarted)
+    async with Forewarn(unstarted) as forewarn:
+        text = (await forewarn.scrape()).text
+    assert await promtool(text) == (0, "")
+
+
+async def promtool(text: str) -> tuple[int, str]:
+    """Return the exit status and the words of ``promtool check metrics``."""
+    checked = await asyncio.to_thread(
+        functools.partial(subprocess.run, ["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    )
+    return checked.returncode, checked.stdout + checked.stderr
+
+
+class Prometheus:
+    """A real Prometheus that scrapes one Forewarn every second."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+        self.log = log
+
+    async def api(self, path: str, **parameters: str) -> Any:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.address}/api/v1/{path}", params=parameters) as answer,
+        ):
+            document = await answer.json()
+        assert document["status"] == "success", document
+        return document["data"]
+
+    async def query(self, expression: str) -> dict[Any, float]:
+        """Return the samples now, as :attr:`Scrape.samples` holds them."""
+        result = (await self.api("query", query=expression))["result"]
+        ours = ({"name": it["metric"].pop("__name__", ""), **it} for it in result)
+        return {
+            (it["name"], tuple(sorted((k, v) for k, v in it["metric"].items() if k not in {"instance", "job"}))): float(
+                it["value"][1]
+            )
+            for it in ours
+        }
+
+
+@asynccontextmanager
+async def prometheus(forewarn: Forewarn) -> AsyncIterator[Prometheus]:
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="fw-prom-") as name:
+        folder = Path(name)
+        (folder / "prometheus.yml").write_text(
+            "global: {scrape_interval: 1s}\n"
+            f"scrape_configs: [{{job_name: forewarn, static_configs: [{{targets: ['127.0.0.1:{forewarn.port}']}}]}}]\n"
+        )
+        with (folder / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *child.command(
+                    "prometheus",
+                    f"--config.file={folder}/prometheus.yml",
+                    f"--storage.tsdb.path={folder}/data",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                ),
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield Prometheus(port, folder / "log")
+        finally:
+            process.terminate()
+            await asyncio.wait_for(process.wait(), 30)
+
+
+async def test_a_real_prometheus_scrapes_what_metrics_tells(unstarted: WatchedServer) -> None:
+    await filled(unstarted)
+    async with Forewarn(unstarted, interval="5s") as forewarn, prometheus(forewarn) as server:
+
+        async def up() -> bool:
+            with_up: Mapping[Any, float] = {}
+            try:
+                with_up = await server.query("up")
+            except aiohttp.ClientError:
+                return False
+            return list(with_up.values()) == [1]
+
+        await wait_until(up, 30, every=0.2, what="Prometheus has scraped Forewarn")
+
+        async def equal() -> bool:
+            before = lasting(await forewarn.scrape())
+            stored = await server.query('{job="forewarn",__name__!~"up|scrape_.*|process_.*|forewarn_snapshot_age.*"}')
+            return stored == before and before == lasting(await forewarn.scrape())
+
+        await wait_until(equal, 30, every=0.5, what="Prometheus stores the samples of /metrics")
+        # Only OpenMetrics tells units.
+        (metadata,) = await server.api("targets/metadata", metric="faktory_queue_latency_seconds")
+        assert metadata["unit"] == "seconds"
+        (target,) = (await server.api("targets"))["activeTargets"]
+        assert (target["health"], target["lastError"]) == ("up", "")
+        log = server.log.read_text()
+    assert "listening" in log.lower() or "Start listening" in log
+    complaints = [line for line in log.splitlines() if "level=warn" in line or "level=error" in line]
+    assert complaints == []

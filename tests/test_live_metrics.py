@@ -324,7 +324,7 @@ async def workers_and_restart(server: WatchedServer) -> None:
             orphans = values(scrape, "faktory_orphaned_jobs", "queue", "jobtype")
             assert {pair: jobs for pair, jobs in orphans.items() if jobs} == {("mail", "Send"): 2}
             age = scrape.value("faktory_orphaned_job_oldest_age_seconds", queue="mail", jobtype="Send") or 0
-            assert 5 <= age <= time.time() - killed_at + NOISE
+            assert 4.5 <= age <= time.time() - killed_at + NOISE  # the grace of 5 s, taken with a little tolerance
 
             assert scrape.value("faktory_restarts_total") == 0
             await server.restart()

@@ -66,6 +66,9 @@ FREQUENT = 4
 REASON_WAIT = 75.0
 """Seconds to wait for the server's count of hung workers, which is asked for once a minute."""
 
+REAPED_KEPT = 5
+"""How many of the server's counts of hung workers are kept: some minutes' worth."""
+
 REMEMBERED = 10_000
 """Most workers that are remembered over a restart of Forewarn."""
 
@@ -163,7 +166,7 @@ class WorkersSignal:
         self._floor = Floor()
         self._drop: Drop | None = None
         self._at: float | None = None
-        self._reaped: list[tuple[float, int]] = []  # newest two counts of hung workers, with when they were asked
+        self._reaped: list[tuple[float, int]] = []  # the newest counts of hung workers, with when they were asked for
 
     def receive(self, observation: Observation, changes: Changes | None, *, settled: bool) -> tuple[str, ...]:
         """Take one observation in and return the workers to ask after now, the most urgent first."""
@@ -299,7 +302,9 @@ class WorkersSignal:
         gone = holder.gone or now
         if gone - holder.lived() < LIVELY or not reaper_ran(holder.gone_after, gone):
             return CrashReason.VANISHED
-        before = [count for at, count in self._reaped if at < gone]
+        # A count is old enough if it was told before the server can have given the worker up.
+        possible = max(holder.gone_after, holder.lived() + LIVELY)
+        before = [count for at, count in self._reaped if at <= possible]
         after = [count for at, count in self._reaped if at >= gone]
         if before and after:
             return CrashReason.HUNG if after[-1] > before[-1] else CrashReason.VANISHED
@@ -311,7 +316,7 @@ class WorkersSignal:
         if details is None or details.workers_reaped is None:
             return
         if not self._reaped or self._reaped[-1][0] != details.asked_at:
-            self._reaped = [*self._reaped[-2:], (details.asked_at, details.workers_reaped)]
+            self._reaped = [*self._reaped[1 - REAPED_KEPT :], (details.asked_at, details.workers_reaped)]
 
     def _orphans(self, observation: Observation, labels: Labels) -> dict[Pair, OrphanGroup] | None:
         if observation.reservations is None:

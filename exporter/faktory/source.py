@@ -114,6 +114,7 @@ class FaktorySource:
         self._clock = clock
         self._ahead = wall() - clock()  # the server's clock less ours; until it tells, our wall clock is taken for it
         self._session: aiohttp.ClientSession | None = None
+        self._page: HealthPage | None = None
         self._info: Info | None = None
         self._info_asked: float | None = None
         self._new_name: float | None = None
@@ -205,9 +206,10 @@ class FaktorySource:
         return self._clock() + self._ahead
 
     async def _read_health(self) -> Health:
-        if self._session is None:
+        if self._page is None:  # made here, for a session belongs to the loop that runs
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1))
-        health, now = await HealthPage(self._session, self._web_url, tls=self._tls).read()
+            self._page = HealthPage(self._session, self._web_url, tls=self._tls)
+        health, now = await self._page.read()
         self._ahead = now - self._clock()
         self._version = parse_version(health.version)
         self._page_known = True

@@ -31,7 +31,6 @@ from exporter.demo.standin.tasks import Task, run_tasks
 from exporter.demo.standin.workers import Client, Workers
 
 HANDSHAKE_DEADLINE = 2.0
-COMMAND_DEADLINE = 5.0
 LAST_WORDS = 0.1
 """How long commands are still answered (with an error) after the end was asked for, in seconds."""
 MAX_LINE = 64 << 20

@@ -167,6 +167,16 @@ CONNECTIONS_REFUSED = Metric(
     source=Source.FOREWARN,
     kind=Kind.COUNTER,
 )
+PEER_CONNECTIONS = Metric(
+    name="peer_connections",
+    group=_CONNECTIONS,
+    meaning=(
+        "Connections to the command port by the address that they come from: the 20 largest, the rest as (other); "
+        "absent where the server does not listen in the network namespace of Forewarn."
+    ),
+    source=Source.KERNEL,
+    labels=("peer",),
+)
 
 _QUEUES = "Queues and sets"
 QUEUE_JOBS = Metric(
@@ -377,6 +387,13 @@ LABEL_VALUES = Metric(
     source=Source.FOREWARN,
     labels=("label",),
 )
+LABEL_VALUES_LIMIT = Metric(
+    name="forewarn_label_values_limit",
+    group=_SIDECAR,
+    meaning="How many distinct values a bounded label may have, by max_label_values, before the rest is folded.",
+    source=Source.LIMITS,
+    labels=("label",),
+)
 SNAPSHOT_AGE = Metric(
     name="forewarn_snapshot_age_seconds",
     group=_SIDECAR,
@@ -419,6 +436,7 @@ SNAPSHOT_METRICS: tuple[Metric, ...] = (
     CONNECTIONS,
     CONNECTIONS_LIMIT,
     CONNECTIONS_REFUSED,
+    PEER_CONNECTIONS,
     QUEUE_JOBS,
     QUEUE_LATENCY,
     QUEUE_PAUSED,
@@ -445,6 +463,7 @@ SNAPSHOT_METRICS: tuple[Metric, ...] = (
     COLLECTOR_DURATION,
     COLLECTOR_ERRORS,
     LABEL_VALUES,
+    LABEL_VALUES_LIMIT,
 )
 """What one snapshot tells, in the order in which :func:`points` yields it."""
 
@@ -493,6 +512,8 @@ def columns(snapshot: Snapshot) -> Iterator[Column]:
     yield _one(CONNECTIONS, snapshot.connections.used)
     yield _one(CONNECTIONS_LIMIT, snapshot.connections.limit)
     yield _one(CONNECTIONS_REFUSED, snapshot.connections.refused)
+    peers = snapshot.connections.peers or {}
+    yield PEER_CONNECTIONS, [(peer,) for peer in peers], list(peers.values())
 
     yield from _queues(snapshot.queues)
     sets, overdue = seen.sets or {}, seen.overdue or {}
@@ -566,6 +587,7 @@ def _sidecar(snapshot: Snapshot) -> Iterator[Column]:
     )
     counts = snapshot.queues.label_values
     yield LABEL_VALUES, [(label,) for label in counts], list(counts.values())
+    yield _known(LABEL_VALUES_LIMIT, [(label,) for label in counts], [snapshot.queues.label_values_limit] * len(counts))
 
 
 def _one(metric: Metric, value: float | None) -> Column:
@@ -610,7 +632,8 @@ Sources:
 - *statistics*: `INFO` of Faktory, asked rarely.
 - *configuration*: Forewarn's settings and the server's own configuration files.
 - *Forewarn*: found or counted by Forewarn itself.
-- *kernel*: `/proc` of Forewarn's process.
+- *kernel*: `/proc` of Forewarn's process. Peers are in its `/proc/net/tcp` and `/proc/net/tcp6`: of clients that come
+  through a proxy the proxy is the peer, and where it is a proxy that listens on the port, they are the proxy's peers.
 
 All facts of one server come from one poll: `forewarn_snapshot_age_seconds` tells how long ago it ended.
 """

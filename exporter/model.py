@@ -124,6 +124,8 @@ class Observation(msgspec.Struct, frozen=True):
     """How often our own connection was refused at the connection limit since the observation before."""
     health: Health | None = None
     connections_limit: int | None = None
+    peers: Mapping[str, int] | None = None
+    """Client connections by the address that they come from; ``None`` where the server's sockets cannot be seen."""
     details: Details | None = None
     queues: Mapping[str, Queue] | None = None
     sets: Mapping[str, int] | None = None
@@ -177,11 +179,13 @@ class BootVerdict(msgspec.Struct, frozen=True):
 
 
 class ConnectionsVerdict(msgspec.Struct, frozen=True):
-    """How close connections are to the limit."""
+    """How close connections are to the limit, and who holds them."""
 
     used: int | None
     limit: int | None
     refused: int
+    peers: Mapping[str, int] | None = None
+    """By label value: the largest, and the rest in one."""
 
 
 class BusyGroup(msgspec.Struct, frozen=True):
@@ -264,6 +268,8 @@ class QueuesVerdict(msgspec.Struct, frozen=True):
     queues: Mapping[str, Queue] | None
     label_values: Mapping[str, int]
     """How many distinct values each bounded label really has, by label name."""
+    label_values_limit: int | None = None
+    """How many values each of these labels may have before the rest is folded."""
 
 
 class CollectorTotals(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from exporter.model import (
     AGE_BUCKETS,
     DURATION_BUCKETS,
+    OTHER,
     BootVerdict,
     BusyGroup,
     BusyVerdict,
@@ -78,10 +79,11 @@ def full(server: str = "faktory", system: str = "faktory", *, size: int = 2, tak
             failed=10,
         ),
         boot=BootVerdict(1, NOW - 3600, settled=True),
-        connections=ConnectionsVerdict(17, 2000, 6),
+        connections=ConnectionsVerdict(17, 2000, 6, {"10.0.0.1": 12, "fd00::1": 4, OTHER: 1}),
         queues=QueuesVerdict(
             {name: Queue(number + 1, number + 0.25, number % 2 == 1) for number, name in enumerate(names)},
             {"queue": size, "jobtype": size},
+            200,
         ),
         busy=BusyVerdict(
             {pair: BusyGroup(number + 1, number + 0.5, 0.125) for number, pair in enumerate(pairs)},
@@ -155,9 +157,13 @@ def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory")
             failed=draw(some),
         ),
         boot=BootVerdict(draw(counts), draw(st.none() | seconds), settled=True),
-        connections=ConnectionsVerdict(draw(some), draw(some), draw(counts)),
+        connections=ConnectionsVerdict(
+            draw(some), draw(some), draw(counts), draw(st.none() | st.dictionaries(names, counts, max_size=3))
+        ),
         queues=QueuesVerdict(
-            draw(st.none() | queues), draw(st.dictionaries(st.sampled_from(["queue", "jobtype"]), counts))
+            draw(st.none() | queues),
+            draw(st.dictionaries(st.sampled_from(["queue", "jobtype"]), counts)),
+            draw(st.none() | st.integers(1, 10_000)),
         ),
         busy=BusyVerdict(
             draw(st.none() | st.dictionaries(pairs, groups, max_size=4)),

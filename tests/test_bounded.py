@@ -41,6 +41,7 @@ from exporter.model import (
 )
 from exporter.outputs.prometheus import OPENMETRICS_TYPE, TEXT_TYPE, Exposition
 from exporter.signals import Signals
+from exporter.signals.connections import PEERS
 from exporter.signals.labels import PAIRS_PER_NAME
 from exporter.watch import Watch
 from tests.forewarn import Forewarn, Scrape
@@ -231,6 +232,8 @@ async def test_of_50_000_queues_the_largest_are_told_and_the_rest_in_one() -> No
     assert queues["m" * MAX_NAME] == queues["(empty)"] == queues['quo"ted'] == queues["new\nline"] == MOST
     assert queues[OTHER] >= MOST + NAMES - LIMIT - 2
     assert scrape.value("forewarn_label_values", label="queue") == len(QUEUE_LABELS)
+    assert scrape.value("forewarn_label_values_limit", label="queue") == LIMIT
+    assert scrape.value("forewarn_label_values_limit", label="jobtype") == LIMIT
     assert len(scrape.samples) <= MOST_SERIES
     assert scrape.value("faktory_up") == 0  # the name that would forge it did not
 
@@ -285,7 +288,7 @@ FEW = 40
 
 
 def churned(poll: int, now: float) -> Observation:
-    """What a server tells whose job types are new at every poll, and its queues at every third; each job is brief."""
+    """What a server tells: job types and peers are new at every poll, queues at every third; each job is brief."""
     queues = [f"queue-{poll // 3}-{number}-{'x' * 60}" for number in range(FEW + 10)]
     reservations = {}
     for number in range(2 * FEW):
@@ -299,6 +302,7 @@ def churned(poll: int, now: float) -> Observation:
         runs=(CollectorRun("redis", 0.01),),
         health=Health("1.10.0", "oss", 5, 1000 + poll),
         connections_limit=2000,
+        peers={f"10.{number}.{poll // 256}.{poll % 256}": number for number in range(FEW)},
         queues={name: Queue(jobs=number, latency=1.0, paused=False) for number, name in enumerate(queues)},
         sets={"working": len(reservations)},
         reservations=reservations,
@@ -310,6 +314,7 @@ def test_memory_is_flat_after_an_hour_of_names_that_are_always_new() -> None:
     signals, exposition = Signals(FEW), Exposition(__version__)
     sizes: dict[int, int] = {}
     series: dict[int, int] = {}
+    peers: dict[int, int] = {}
     tracemalloc.start()
     try:
         for poll in range(720):
@@ -335,8 +340,10 @@ def test_memory_is_flat_after_an_hour_of_names_that_are_always_new() -> None:
                 gc.collect()
                 sizes[poll] = tracemalloc.get_traced_memory()[0]
                 series[poll] = exposition.body(now).count(b"\nfaktory_")
+                peers[poll] = exposition.body(now).count(b"\nfaktory_peer_connections{")
     finally:
         tracemalloc.stop()
+    assert peers == {179: PEERS + 1, 719: PEERS + 1}
     assert series[719] <= series[179] * 1.05, (
         f"{series[179]} series after a quarter of the hour, {series[719]} at its end"
     )

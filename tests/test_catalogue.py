@@ -175,6 +175,16 @@ class TestPoints:
     def test_the_jobs_behind_two_throttles_of_one_queue_are_told_once(self) -> None:
         assert told(full())["throttle_waiting_jobs"] == {(HOSTILE,): 9}
 
+    def test_peers_are_told_by_their_addresses_and_where_they_are_not_known_none_is(self) -> None:
+        assert told(full())["peer_connections"] == {("10.0.0.1",): 12, ("fd00::1",): 4, ("(other)",): 1}
+        assert "peer_connections" not in told(empty())
+
+    def test_the_bound_on_label_values_stands_beside_each_of_their_counts(self) -> None:
+        its = told(full())
+        assert its["forewarn_label_values_limit"] == {("queue",): 200, ("jobtype",): 200}
+        assert its["forewarn_label_values"].keys() == its["forewarn_label_values_limit"].keys()
+        assert "forewarn_label_values_limit" not in told(replace(empty(), queues=QueuesVerdict(None, {}, 200)))
+
     def test_a_collector_has_every_reason_from_its_first_run(self) -> None:
         errors = told(full())["forewarn_collector_errors_total"]
         assert errors == {

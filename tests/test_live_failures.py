@@ -113,9 +113,9 @@ async def stopped_and_started(server: WatchedServer) -> None:
         stopped_at = time.monotonic()
         await server.stop()
         scrape = await told(
-            forewarn, lambda it: it.value("faktory_up") == 0 and sum(collectors(it).values()) == 1, "down"
+            forewarn, lambda it: it.value("faktory_up") == 0 and sum(collectors(it).values()) == 2, "down"
         )
-        assert collectors(scrape) == {"health": 0, "connection": 0, "redis": 0, "throttles": 1}
+        assert collectors(scrape) == {"health": 0, "connection": 0, "sockets": 1, "redis": 0, "throttles": 1}
         for name in ("health", "connection", "redis"):
             assert Reason.UNREACHABLE in errors(scrape, name)
         assert scrape.value("faktory_queue_jobs", queue="mail") is None  # unknown is not zero

@@ -89,6 +89,8 @@ async def _told_from_within(server: WatchedServer, forewarn: Forewarn) -> None:
     assert scrape.value("faktory_connections_limit") == 2000
     assert scrape.value("faktory_connections_refused_total") == 0
     assert scrape.value("forewarn_collector_up", collector="connection") == 1
+    assert scrape.value("forewarn_collector_up", collector="sockets") == 1
+    await forewarn.wait_for("faktory_peer_connections", 2000, SLACK, peer="127.0.0.1")
     # The control: there is really no place left.
     with pytest.raises((WireError, EOFError, ConnectionError)):
         await _used(await Wire.connect(server.url))
@@ -130,6 +132,10 @@ async def _told_from_without(forewarn: Forewarn, before: float) -> None:
     assert scrape.value("forewarn_collector_up", collector="health") == 1
     assert scrape.value("forewarn_collector_up", collector="redis") == 1
     assert scrape.value("faktory_set_jobs", set="working") == 0
+    # Who holds them is known from without too. What is refused is connected for a moment.
+    await forewarn.wait_for("faktory_peer_connections", 2000, SLACK, peer="127.0.0.1")
+    took = await forewarn.metric("forewarn_collector_duration_seconds", collector="sockets")
+    print(f"who holds the connections was told in {took:.4f} s")
     (told,) = forewarn.log("collector failing")
     assert (told["collector"], told["reason"]) == ("connection", "refused")
 

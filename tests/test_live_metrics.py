@@ -8,27 +8,26 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from exporter import __version__
 from exporter.catalogue import METRICS
-from exporter.demo import child
-from exporter.model import AGE_BUCKETS, DURATION_BUCKETS, Reason
+from exporter.model import AGE_BUCKETS, DURATION_BUCKETS, OTHER, Reason
+from exporter.signals.connections import PEERS
 from tests.forewarn import Forewarn, Scrape
 from tests.live_scenarios import Scenario, all_of, worker
-from tests.servers import StandInFaktory, WatchedServer, free_port, wait_until
+from tests.prometheus import Prometheus
+from tests.servers import StandInFaktory, WatchedServer, wait_until
 from tests.wire import Wire, new_jid
 
-COLLECTORS = {"health", "connection", "redis", "throttles"}
-"""The parts of every poll with Redis and a configuration folder."""
+COLLECTORS = {"health", "connection", "sockets", "redis", "throttles"}
+"""The parts of every poll on the server's own machine, with Redis and a configuration folder."""
 
 POLL = 1.0
 NOISE = 1.5
@@ -89,6 +88,7 @@ def values(scrape: Scrape, name: str, *by: str) -> dict[tuple[str, ...], float]:
     "forewarn_collector_duration_seconds",
     "forewarn_collector_errors_total",
     "forewarn_label_values",
+    "forewarn_label_values_limit",
     "forewarn_snapshot_age_seconds",
     "forewarn_build_info",
 )
@@ -172,6 +172,7 @@ def check_totals(server: WatchedServer, scrape: Scrape) -> None:
 
 def check_sidecar(scrape: Scrape, *, queues: int, jobtypes: int) -> None:
     assert values(scrape, "forewarn_label_values", "label") == {("queue",): queues, ("jobtype",): jobtypes}
+    assert values(scrape, "forewarn_label_values_limit", "label") == {("queue",): 200, ("jobtype",): 200}
     up = values(scrape, "forewarn_collector_up", "collector")
     assert up == {(name,): 1 for name in COLLECTORS}
     durations = values(scrape, "forewarn_collector_duration_seconds", "collector")
@@ -425,6 +426,47 @@ async def connection_limit(server: WatchedServer) -> None:
             await wire.abort()
 
 
+@proves("faktory_peer_connections")
+async def peers(server: WatchedServer) -> None:
+    await server.start()
+    async with Forewarn(server) as forewarn:
+        async with AsyncExitStack() as leaving:
+            for address in ("127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.3"):
+                await leaving.enter_async_context(await connected_from(address, server))
+            expected = {("127.0.0.1",): 1, ("127.0.0.2",): 3, ("127.0.0.3",): 1}  # the first is Forewarn's own
+            await told(forewarn, lambda it: by_peer(it) == expected == by_peer(it, 5), 10, "three peers")
+        await told(
+            forewarn, lambda it: by_peer(it, 1).get(("127.0.0.2",)) == 0, 10, "a peer that has left is told at 0"
+        )
+
+        async with AsyncExitStack() as leaving:
+            for number in [0, 1, 2, *range(PEERS + 3)]:
+                await leaving.enter_async_context(await connected_from(f"127.0.1.{number}", server))
+            connections = 3 + PEERS + 3 + 1
+            scrape = await told(forewarn, lambda it: by_peer(it, connections), 10, "more peers than are told")
+            found = by_peer(scrape)
+            assert len(found) == PEERS + 1
+            assert {number: found[(f"127.0.1.{number}",)] for number in range(3)} == {0: 2, 1: 2, 2: 2}
+            assert found[("127.0.0.1",)] == 1  # it had a series before
+            assert found[(OTHER,)] == 4
+
+
+def by_peer(scrape: Scrape, connections: int | None = None) -> dict[tuple[str, ...], float]:
+    """Return the connections of each peer; nothing where they, or those of the health page, are not so many in all."""
+    found = values(scrape, "faktory_peer_connections", "peer")
+    if connections is not None and not sum(found.values()) == scrape.value("faktory_connections") == connections:
+        return {}
+    return found
+
+
+async def connected_from(address: str, server: WatchedServer) -> Wire:
+    """Return a producer's connection that comes from this address of the machine."""
+    wire = Wire(*await asyncio.open_connection("127.0.0.1", server.port, local_addr=(address, 0)), None)
+    assert str(await wire.read()).startswith("+HI ")
+    assert await wire.hello(server.url) == "+OK"
+    return wire
+
+
 @proves(
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
@@ -537,87 +579,32 @@ async def promtool(text: str) -> tuple[int, str]:
     return checked.returncode, checked.stdout + checked.stderr
 
 
-class Prometheus:
-    """A real Prometheus that scrapes one Forewarn every second."""
-
-    def __init__(self, port: int, log: Path) -> None:
-        self.address = f"http://127.0.0.1:{port}"
-        self.log = log
-
-    async def api(self, path: str, **parameters: str) -> Any:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"{self.address}/api/v1/{path}", params=parameters) as answer,
-        ):
-            document = await answer.json()
-        assert document["status"] == "success", document
-        return document["data"]
-
-    async def query(self, expression: str) -> dict[Any, float]:
-        """Return the samples now, as :attr:`Scrape.samples` holds them."""
-        result = (await self.api("query", query=expression))["result"]
-        ours = ({"name": it["metric"].pop("__name__", ""), **it} for it in result)
-        return {
-            (it["name"], tuple(sorted((k, v) for k, v in it["metric"].items() if k not in {"instance", "job"}))): float(
-                it["value"][1]
-            )
-            for it in ours
-        }
-
-
-@asynccontextmanager
-async def prometheus(forewarn: Forewarn) -> AsyncIterator[Prometheus]:
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="fw-prom-") as name:
-        folder = Path(name)
-        (folder / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s}\n"
-            f"scrape_configs: [{{job_name: forewarn, static_configs: [{{targets: ['127.0.0.1:{forewarn.port}']}}]}}]\n"
-        )
-        with (folder / "log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *child.command(
-                    "prometheus",
-                    f"--config.file={folder}/prometheus.yml",
-                    f"--storage.tsdb.path={folder}/data",
-                    f"--web.listen-address=127.0.0.1:{port}",
-                ),
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            yield Prometheus(port, folder / "log")
-        finally:
-            process.terminate()
-            await asyncio.wait_for(process.wait(), 30)
-
-
 async def test_a_real_prometheus_scrapes_what_metrics_tells(unstarted: WatchedServer) -> None:
     await filled(unstarted)
-    async with Forewarn(unstarted, interval="5s") as forewarn, prometheus(forewarn) as server:
+    async with (
+        Forewarn(unstarted, interval="5s") as forewarn,
+        Prometheus(f"127.0.0.1:{forewarn.port}") as prometheus,
+    ):
+        await prometheus.settled()
 
-        async def up() -> bool:
-            with_up: Mapping[Any, float] = {}
-            try:
-                with_up = await server.query("up")
-            except aiohttp.ClientError:
-                return False
-            return list(with_up.values()) == [1]
-
-        await wait_until(up, 30, every=0.2, what="Prometheus has scraped Forewarn")
+        async def stored() -> dict[Any, float]:
+            """Return the samples as :attr:`Scrape.samples` holds them."""
+            found = await prometheus.query(
+                '{job="forewarn",__name__!~"up|scrape_.*|process_.*|forewarn_snapshot_age.*"}'
+            )
+            ours = {"__name__", "instance", "job"}
+            return {
+                (it.name, tuple(sorted(pair for pair in it.labels.items() if pair[0] not in ours))): it.value
+                for it in found
+            }
 
         async def equal() -> bool:
             before = lasting(await forewarn.scrape())
-            stored = await server.query('{job="forewarn",__name__!~"up|scrape_.*|process_.*|forewarn_snapshot_age.*"}')
-            return stored == before and before == lasting(await forewarn.scrape())
+            return await stored() == before and before == lasting(await forewarn.scrape())
 
         await wait_until(equal, 30, every=0.5, what="Prometheus stores the samples of /metrics")
         # Only OpenMetrics tells units.
-        (metadata,) = await server.api("targets/metadata", metric="faktory_queue_latency_seconds")
+        (metadata,) = await prometheus.api("targets/metadata", metric="faktory_queue_latency_seconds")
         assert metadata["unit"] == "seconds"
-        (target,) = (await server.api("targets"))["activeTargets"]
-        assert (target["health"], target["lastError"]) == ("up", "")
-        log = server.log.read_text()
-    assert "listening" in log.lower() or "Start listening" in log
-    complaints = [line for line in log.splitlines() if "level=warn" in line or "level=error" in line]
-    assert complaints == []
+        assert await prometheus.problems() == []
+        assert "listening" in prometheus.log().lower()

@@ -26,6 +26,7 @@ from exporter.faktory.health import HealthPage
 from exporter.faktory.info import Info, decode_info
 from exporter.faktory.store import Store, StoreFacts
 from exporter.model import CollectorRun, Failure, Health, Observation, Queue, Reason, ThrottleLimit
+from exporter.process.sockets import PortPeers
 
 if TYPE_CHECKING:
     from exporter.settings import ServerSettings
@@ -100,6 +101,7 @@ class FaktorySource:
         tls: ssl.SSLContext | None = None,
         store: Store | None = None,
         throttles: ThrottleFiles | None = None,
+        sockets: PortPeers | None = None,
         limit: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -110,6 +112,7 @@ class FaktorySource:
         self._tls = tls
         self._store = store
         self._throttles = throttles
+        self._sockets = sockets
         self._limit = limit
         self._clock = clock
         self._ahead = wall() - clock()  # the server's clock less ours; until it tells, our wall clock is taken for it
@@ -129,6 +132,7 @@ class FaktorySource:
         runs: list[CollectorRun] = []
         page = await self._timed(runs, "health", self._read_health())
         connected = await self._timed(runs, "connection", self._connect()) or False
+        peers = await self._read_peers(runs)
         now = self._now()
         facts = await self._read_store(runs)
         if self._may_ask_info(connected=connected, names_known=facts is not None and facts.queues is not None):
@@ -148,6 +152,7 @@ class FaktorySource:
             refusals=refusals,
             health=health,
             connections_limit=connections_limit(self._limit, health),
+            peers=peers,
             details=info.details if info else None,
             queues=facts.queues if facts else await self._queues_of(runs, alone, connected=connected),
             sets=facts.sets if facts else None if alone is None else alone.sets,
@@ -259,6 +264,15 @@ class FaktorySource:
         runs.append(CollectorRun("throttles", self._clock() - started, failure))
         return limits
 
+    async def _read_peers(self, runs: list[CollectorRun]) -> Mapping[str, int] | None:
+        if self._sockets is None:
+            return None
+        started = self._clock()
+        peers, failure = await self._sockets.read()
+        if peers is not None or failure is not None:  # else the server is on another machine: nothing to collect
+            runs.append(CollectorRun("sockets", self._clock() - started, failure))
+        return peers
+
     async def _queues_of(
         self, runs: list[CollectorRun], info: Info | None, *, connected: bool
     ) -> Mapping[str, Queue] | None:
@@ -311,5 +325,6 @@ def build(settings: ServerSettings) -> FaktorySource:
         tls=tls_context(settings.ca_file) if settings.web_url.startswith("https") else None,
         store=store,
         throttles=None if settings.config_dir is None else ThrottleFiles(settings.config_dir),
+        sockets=PortPeers(endpoint.host, endpoint.port),
         limit=settings.connections_limit,
     )

@@ -1,4 +1,4 @@
-"""Which queue and job type names get a series of their own, and which are folded into one.
+"""Which names get a series of their own, and which are folded into one: queues, job types, peers.
 
 Names are untrusted and there may be any number of them. The largest are kept; those that have a series keep it unless
 another is larger by half, so that series do not come and go.
@@ -55,6 +55,7 @@ class Labels:
     """The bounded names of one server. Decides once per poll, so that all metrics agree and can be joined."""
 
     def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._queues: Kept[str] = Kept(limit)
         self._jobtypes: Kept[str] = Kept(limit)
         self._pairs: Kept[Pair] = Kept(limit * PAIRS_PER_NAME)
@@ -100,7 +101,11 @@ class Labels:
 
     def verdict(self, queues: Mapping[str, Queue] | None) -> QueuesVerdict:
         """Return ``queues`` under their label values."""
-        return QueuesVerdict(queues=None if queues is None else self._fold(queues), label_values=dict(self._counts))
+        return QueuesVerdict(
+            queues=None if queues is None else self._fold(queues),
+            label_values=dict(self._counts),
+            label_values_limit=self._limit,
+        )
 
     def _fold(self, queues: Mapping[str, Queue]) -> dict[str, Queue]:
         folded: dict[str, Queue] = {}

@@ -369,3 +369,14 @@ def test_a_worker_killed_before_the_server_is_trusted_is_told_as_soon_as_it_is()
     assert watch.told() == []
     watch.run(10)
     assert watch.crashes() == {"vanished": 1}
+
+
+def test_a_job_fetched_by_a_client_without_an_id_is_nobodys_and_nobody_is_asked_after_it() -> None:
+    watch = settled(["w1"])
+    watch.server.fetch("", "mail", "Send")
+    watch.server.fetch("w1", "mail", "Send")
+    watch.run(10)
+    watch.server.kill("w1")
+    watch.run(3 * SILENCE)
+    assert watch.told() == ["w1"]
+    assert {wid for _, wid in watch.server.beats_asked} == {"w1"}

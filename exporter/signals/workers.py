@@ -226,6 +226,8 @@ class WorkersSignal:
 
     def _move(self, changes: Changes, now: float) -> None:
         for reservation in changes.arrived:
+            if not reservation.worker:
+                continue  # fetched by a client without an id: nobody can be asked whether it lives
             holder = self._holders.get(reservation.worker)
             if holder is None:
                 holder = self._holders[reservation.worker] = Holder(held=0, seen=now, moved=reservation.reserved_at)

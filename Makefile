@@ -13,10 +13,12 @@ NODE_MODULES := $(NODE)/node_modules/.done
 
 # The programs that the demo and the tests need, each with the Debian package that brings it.
 DEMO_PROGRAMS := redis-server:redis-server
-TEST_PROGRAMS := $(DEMO_PROGRAMS) prometheus:prometheus promtool:prometheus node:nodejs npm:npm
+TEST_PROGRAMS := $(DEMO_PROGRAMS) prometheus:prometheus promtool:prometheus \
+	prometheus-alertmanager:prometheus-alertmanager amtool:prometheus-alertmanager \
+	curl:curl ss:iproute2 ps:procps redis-cli:redis-tools node:nodejs npm:npm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lock programs demo-programs
+.PHONY: help setup run test generate bench lock programs demo-programs
 
 help: ## Show this
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -33,6 +35,11 @@ test: $(DEV) programs $(NODE_MODULES) ## Run everything that proves it: lint, ty
 	@$(BIN)/ruff format --check --quiet . || { echo "these files are not formatted:"; $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/pytest
+
+generate: $(DEV) ## Write what is made from the code: rules, dashboards, and parts of the documentation
+	@$(BIN)/python -m exporter.catalogue > docs/metrics.md
+	@$(BIN)/python -m exporter.rules
+	@$(BIN)/python -m dashboards
 
 bench: $(DEV) ## Measure
 	@$(BIN)/python -m bench

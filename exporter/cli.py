@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -219,6 +220,53 @@ def demo(
     except (ListenError, StoryError) as error:
         _fail(str(error))
     raise typer.Exit(status)
+
+
+@app.command()
+def rules(
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE",
+            help="TOML file that changes selectors, thresholds, times, objectives and switches. Default: none",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="prometheus: a rule file; kubernetes: a PrometheusRule.",
+            show_default=True,
+        ),
+    ] = "prometheus",
+) -> None:
+    r"""Print the recording and alert rules for Prometheus.
+
+    Without a file they are those of alerts/faktory.yml. A file names
+    only what it changes: `selector`, label matchers for every metric of
+    the rules; `runbooks_url` and `dashboards_url`, where the links of an
+    alert lead; `objectives`, how long jobs may wait; and in a table named
+    after an alert, such as \[alerts.FaktoryConnectionsNearLimit], its
+    `enabled`, `severity`, `for`, `keep_firing_for` and thresholds.
+    docs/alerts.md lists every key with its default.
+    """
+    from exporter.rules.load import RuleSettingsError, load
+    from exporter.rules.render import FORMATS, render, still_examples
+    from exporter.rules.settings import DEFAULTS
+
+    chosen = next((each for each in FORMATS if each == form), None)
+    if chosen is None:
+        _refuse([f"--format {form}: there is no such format; write one of {', '.join(FORMATS)}"])
+    try:
+        used = load(settings) if settings else DEFAULTS
+    except RuleSettingsError as error:
+        _refuse(error.problems)
+    typer.echo(render(used, chosen), nl=False)
+    if examples := still_examples(used):
+        typer.echo(f"forewarn: {' and '.join(examples)} are examples: set them in --settings FILE", err=True)
 
 
 async def _play(address: Address) -> int:

@@ -19,6 +19,8 @@ from exporter import __version__
 from exporter.settings import FLAGS
 
 ROOT = Path(__file__).parent.parent
+FILES = {"prometheus": "faktory.yml", "kubernetes": "faktory.prometheusrule.yml"}
+"""Where the rules of each format are kept, below ``alerts/``."""
 
 
 def forewarn(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -127,6 +129,64 @@ def test_ctrl_c_before_it_runs_leaves_no_traceback() -> None:
     ended = subprocess.run(program, env=environment(), capture_output=True, text=True)
     assert ended.returncode == 130
     assert "Traceback" not in ended.stderr
+
+
+def test_help_of_the_rules_tells_the_flags_and_the_keys_of_the_file() -> None:
+    ended = forewarn("rules", "--help")
+    told = " ".join(ended.stdout.split())
+    assert set(re.findall(r"--([a-z][a-z.-]+)", told)) == {"settings", "format", "help"}
+    assert "prometheus: a rule file; kubernetes: a PrometheusRule." in told
+    assert "TOML file that changes selectors, thresholds, times, objectives and switches." in told
+    assert "[alerts.FaktoryConnectionsNearLimit]" in told
+    for key in ("selector", "runbooks_url", "dashboards_url", "objectives", "enabled", "severity", "for"):
+        assert f"`{key}`" in told
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_the_rules_are_printed_and_the_note_on_them_is_not_among_them(form: str) -> None:
+    ended = forewarn("rules", "--format", form)
+    assert ended.returncode == 0
+    assert ended.stdout == (ROOT / "alerts" / FILES[form]).read_text()
+    assert ended.stderr == "forewarn: runbooks_url and dashboards_url are examples: set them in --settings FILE\n"
+
+
+def test_rules_for_prometheus_are_printed_where_no_format_is_named() -> None:
+    assert forewarn("rules").stdout == forewarn("rules", "--format", "prometheus").stdout
+
+
+def test_with_addresses_of_ones_own_there_is_no_note(tmp_path: Path) -> None:
+    settings = tmp_path / "rules.toml"
+    settings.write_text('runbooks_url = "https://wiki.example.org"\ndashboards_url = "https://grafana.example.org"\n')
+    ended = forewarn("rules", "--settings", str(settings))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "runbook_url: https://wiki.example.org/FaktoryDown.md\n" in ended.stdout
+
+
+def test_a_wrong_threshold_is_told_with_its_file_and_key_and_exits_2(tmp_path: Path) -> None:
+    settings = tmp_path / "rules.toml"
+    settings.write_text("[alerts.FaktoryRetryStorm]\nfailed_share = 80\n[alerts.FaktoryDown]\nfour = '1m'\n")
+    ended = forewarn("rules", "--settings", str(settings))
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    right = "it must be a share above 0, and at most 1, such as 0.8 (default: 0.25)"
+    assert ended.stderr.splitlines() == [
+        f"forewarn: {settings}: alerts.FaktoryRetryStorm.failed_share = 80: {right}",
+        f"forewarn: {settings}: alerts.FaktoryDown.four: there is no such key; did you mean for?",
+    ]
+
+
+def test_a_missing_settings_file_of_the_rules_is_told_and_exits_2(tmp_path: Path) -> None:
+    ended = forewarn("rules", "--settings", str(tmp_path / "none.toml"))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"forewarn: {tmp_path}/none.toml: No such file or directory; name a readable TOML file\n"
+
+
+def test_an_unknown_format_of_the_rules_is_told_and_exits_2() -> None:
+    ended = forewarn("rules", "--format", "jsonnet")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "forewarn: --format jsonnet: there is no such format; write one of prometheus, kubernetes\n"
+    )
 
 
 def until_told(process: subprocess.Popen[str], word: str) -> str:

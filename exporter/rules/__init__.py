@@ -1,0 +1,1 @@
+"""Alert and recording rules: the numbers become warnings here. ``forewarn rules`` renders them."""

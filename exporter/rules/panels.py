@@ -1,0 +1,71 @@
+"""The panels that alerts open. The dashboards give each of them this number, so that the links hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+OVERVIEW: Final = "faktory-overview"
+QUEUES: Final = "faktory-queues"
+WORKERS: Final = "faktory-workers"
+THROTTLES: Final = "faktory-throttles"
+SELF: Final = "forewarn"
+
+VARIABLES: Final = ("job", "instance", "server", "queue", "jobtype")
+"""The labels that the dashboards have variables for."""
+
+
+class Panel(Struct, frozen=True):
+    """One panel of one dashboard."""
+
+    dashboard: str
+    """Its ``uid``."""
+    number: int
+
+    def url(self, grafana: str, labels: Sequence[str]) -> str:
+        """Return the address, as a Prometheus template, that shows it alone, for the values of ``labels``."""
+        chosen = (each for each in VARIABLES if each in labels)
+        variables = "".join(f"&var-{each}={{{{ $labels.{each} | urlquery }}}}" for each in chosen)
+        base = grafana.rstrip("/")
+        return f"{base}/d/{self.dashboard}?viewPanel={self.number}&from=now-3h&to=now{variables}"
+
+
+SERVER_UP: Final = Panel(OVERVIEW, 1)
+SERVER_STARTS: Final = Panel(OVERVIEW, 2)
+SERVER_MEMORY: Final = Panel(OVERVIEW, 3)
+STORE: Final = Panel(OVERVIEW, 4)
+FAILED_SHARE: Final = Panel(OVERVIEW, 5)
+SETS: Final = Panel(OVERVIEW, 6)
+OVERDUE: Final = Panel(OVERVIEW, 7)
+WATCHDOG: Final = Panel(OVERVIEW, 8)
+
+QUEUE_LATENCY: Final = Panel(QUEUES, 1)
+LATENCY_BUDGET: Final = Panel(QUEUES, 2)
+BACKLOG: Final = Panel(QUEUES, 3)
+PAUSED: Final = Panel(QUEUES, 4)
+RESERVATION_USED: Final = Panel(QUEUES, 5)
+AGE_AGAINST_USUAL: Final = Panel(QUEUES, 6)
+BUSY_AND_COMPLETED: Final = Panel(QUEUES, 7)
+EXPIRED: Final = Panel(QUEUES, 8)
+
+CONNECTIONS_USED: Final = Panel(WORKERS, 1)
+CONNECTIONS_TIME_LEFT: Final = Panel(WORKERS, 2)
+CONNECTIONS_REFUSED: Final = Panel(WORKERS, 3)
+PEERS: Final = Panel(WORKERS, 4)
+WORKERS_AND_WAITING: Final = Panel(WORKERS, 5)
+CRASHES: Final = Panel(WORKERS, 6)
+CRASH_RATE: Final = Panel(WORKERS, 7)
+ORPHANS: Final = Panel(WORKERS, 8)
+CONNECTIONS: Final = Panel(WORKERS, 9)
+
+THROTTLE_SATURATION: Final = Panel(THROTTLES, 1)
+THROTTLE_WAITING: Final = Panel(THROTTLES, 2)
+THROTTLE_LIMITS: Final = Panel(THROTTLES, 3)
+
+SELF_UP: Final = Panel(SELF, 1)
+COLLECTORS: Final = Panel(SELF, 2)
+SNAPSHOT_AGE: Final = Panel(SELF, 3)
+LABEL_VALUES: Final = Panel(SELF, 4)
+SELF_PRESENT: Final = Panel(SELF, 5)

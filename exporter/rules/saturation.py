@@ -1,0 +1,142 @@
+"""How near the server is to what it cannot exceed."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from exporter.rules import panels, recording
+from exporter.rules.rule import (
+    ON_PAIR,
+    ON_QUEUE,
+    ON_SERVER,
+    PAIR,
+    QUEUE,
+    SERVER,
+    AlertRule,
+    alert,
+    selector,
+)
+from exporter.rules.settings import RuleSettings
+
+
+def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
+    """Return the alerts of this group, in the order in which they matter."""
+    return (*_connections(settings), *_work(settings))
+
+
+def _connections(settings: RuleSettings) -> tuple[AlertRule, ...]:
+    s = selector(settings.selector)
+    chosen = settings.alerts
+    limit = chosen.faktory_connections_near_limit
+    refused = chosen.faktory_connections_refused
+    peer = chosen.faktory_peer_holds_connections
+    one_peer = selector(settings.selector, 'peer!="(other)"')
+    used = f"{recording.CONNECTIONS_USED}{s}"
+    near = alert(
+        "FaktoryConnectionsNearLimit",
+        limit,
+        f"{used} > {limit.used_share:.15g}",
+        by=SERVER,
+        summary="Faktory {{ $labels.server }} runs out of connections.",
+        description="""
+            {{ $value | humanizePercentage }} of its connection limit is used. At the limit every further client is
+            refused: producers cannot push, and workers that restart cannot come back. See which peer holds the
+            connections, and whether they grow.
+        """,
+        panel=panels.CONNECTIONS_USED,
+    )
+    return (
+        replace(
+            near,
+            severity="critical",
+            expr=f"{used} > {limit.critical_share:.15g}",
+            pending=limit.critical_for,
+            summary="Faktory {{ $labels.server }} has hardly a connection left.",
+        ),
+        near,
+        alert(
+            "FaktoryConnectionsRefused",
+            refused,
+            f"round(increase(faktory_connections_refused_total{s}[{refused.window}])) > 0",
+            by=SERVER,
+            summary="Faktory {{ $labels.server }} refuses connections.",
+            description="""
+                Refusals of Forewarn's own connection within <window>: {{ $value | printf "%.0f" }}. The limit is
+                reached, and producers and workers are refused alike. Close what leaks connections, or end the
+                process that holds most of them.
+            """,
+            panel=panels.CONNECTIONS_REFUSED,
+        ),
+        alert(
+            "FaktoryPeerHoldsConnections",
+            peer,
+            f"faktory_peer_connections{one_peer}\n"
+            f"  / ignoring (peer) group_left () faktory_connections{s} > {peer.peer_share:.15g}\n"
+            f"and {ON_SERVER} {used} > {peer.used_share:.15g}\n"
+            f"and {ON_SERVER} count without (peer) (faktory_peer_connections{s} > 0) > 1",
+            by=(*SERVER, "peer"),
+            summary="One peer holds most of the connections of Faktory {{ $labels.server }}.",
+            description="""
+                {{ $labels.peer }} holds {{ $value | humanizePercentage }} of all connections. A pool without a
+                bound, or a process that connects anew for each job, can lock everybody else out. See what runs at
+                that address.
+            """,
+            panel=panels.PEERS,
+        ),
+    )
+
+
+def _work(settings: RuleSettings) -> tuple[AlertRule, ...]:
+    s = selector(settings.selector)
+    redis = selector(settings.selector, 'collector="redis"')
+    chosen = settings.alerts
+    throttle = chosen.faktory_throttle_saturated
+    reservation = chosen.faktory_reservation_nearly_used
+    slow = chosen.faktory_redis_slow
+    return (
+        alert(
+            "FaktoryThrottleSaturated",
+            throttle,
+            f"faktory_throttle_saturation_ratio{s} >= {throttle.used_share:.15g}\n"
+            f"and {ON_QUEUE} faktory_throttle_waiting_jobs{s} > 0\n"
+            f"unless {ON_QUEUE} faktory_queue_paused{s} == 1",
+            by=(*QUEUE, "scope"),
+            summary="""
+                The throttle of queue {{ $labels.queue }} on Faktory {{ $labels.server }} is full, and jobs wait
+                behind it.
+            """,
+            description="""
+                {{ $value | humanizePercentage }} of the {{ $labels.scope }} throttle is in use. Jobs of this queue
+                wait, even where workers are free. See whether its jobs take longer than usual, or are left over
+                from crashed workers: those count as running until their reservation ends.
+            """,
+            panel=panels.THROTTLE_SATURATION,
+        ),
+        alert(
+            "FaktoryReservationNearlyUsed",
+            reservation,
+            f"faktory_busy_job_reservation_used_ratio{s} > {reservation.used_share:.15g}\n"
+            f"unless {ON_PAIR} faktory_busy_jobs{s} == faktory_orphaned_jobs{s}",
+            by=PAIR,
+            summary="A {{ $labels.jobtype }} job on Faktory {{ $labels.server }} is about to run twice.",
+            description="""
+                A job of queue {{ $labels.queue }} has used {{ $value | humanizePercentage }} of its reservation.
+                When it ends the job is given to another worker while the first still works on it. See whether it
+                hangs, or needs a longer reserve_for.
+            """,
+            panel=panels.RESERVATION_USED,
+        ),
+        alert(
+            "FaktoryRedisSlow",
+            slow,
+            f"forewarn_collector_duration_seconds{redis} > {slow.seconds:.15g}",
+            by=(*SERVER, "collector"),
+            summary="Redis of Faktory {{ $labels.server }} answers slowly.",
+            description="""
+                Reading the queues and the working set took {{ $value | humanizeDuration }}. Faktory runs every
+                command through the same Redis, so pushes and fetches are slow too. See its slow log, its
+                persistence and the machine's disk and memory.
+            """,
+            panel=panels.STORE,
+        ),
+    )

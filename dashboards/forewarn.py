@@ -1,0 +1,219 @@
+"""Forewarn itself: does it see what it should, and what does it cost."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from grafana_foundation_sdk.models.units import BytesIEC, PercentUnit, Seconds, Short
+
+from dashboards.board import Row, board
+from dashboards.links import row_address
+from dashboards.panels import UP_OR_DOWN, Column, Opens, Panels
+from dashboards.queries import SERVER, Query, Select, grown, per_second
+from dashboards.thresholds import Levels, below
+from exporter.rules import panels
+from exporter.rules.panels import SELF, Panel
+from exporter.rules.settings import RuleSettings
+
+_INSTANCE = "{{instance}}"
+_COLLECTOR = f"{{{{collector}}}} ({SERVER})"
+_OF_FOREWARN = "and on (job, instance)"
+"""Other programs have processes too: only those are shown that tell a version of Forewarn."""
+
+
+def dashboard(settings: RuleSettings) -> Dashboard:
+    """Return the dashboard of Forewarn itself."""
+    return board(
+        settings,
+        SELF,
+        "Forewarn itself",
+        "Whether Forewarn sees what it should: without it, no other dashboard and no alert can be trusted.",
+        _there(settings),
+        _polls(settings),
+        _process(settings),
+    )
+
+
+def _there(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    alerts = settings.alerts
+    down, absent = alerts.forewarn_down, alerts.forewarn_absent
+    build = see.own("forewarn_build_info")
+    by = "by (job, instance)"
+    started = f"{see.own('process_start_time_seconds')} {_OF_FOREWARN} {build}"
+    return Row(
+        "Is it there?",
+        [
+            make.graph(
+                panels.SELF_PRESENT,
+                "Forewarns",
+                """
+                How many Forewarns Prometheus scrapes. At 0 none of the other alerts about job servers can fire. See
+                whether it runs, and whether Prometheus's configuration still names it.
+                """,
+                Query(expr=f"count({build})\nor vector(0)", legend="scraped"),
+                unit=Short,
+                size=(8, 7),
+                steps=below(1, absent.severity),
+                whole=True,
+            ),
+            make.timeline(
+                panels.SELF_UP,
+                "Forewarn can be scraped",
+                """
+                Whether Prometheus could scrape each Forewarn. While it is down nothing is known about its servers,
+                whatever happens to them. See whether it runs, and what it logged last.
+                """,
+                Query(
+                    expr=f"{see.own('up')}\n{_OF_FOREWARN} last_over_time({build}[{down.window}])",
+                    legend=_INSTANCE,
+                ),
+                values=UP_OR_DOWN,
+                steps=below(1, down.severity),
+                size=(8, 7),
+            ),
+            make.table(
+                Panel(SELF, 100),
+                "Versions",
+                """
+                Which version of Forewarn runs where, and for how long. Different versions may tell the same thing by
+                different series. A short time is a restart: see its log for why.
+                """,
+                Column(expr=f"max by (job, instance, version) ({build})", for_labels=True),
+                Column(title="Running for", expr=f"time() - max {by} ({started})", unit=Seconds),
+                keys={"instance": "Forewarn", "version": "Version", "job": "Job"},
+                size=(8, 7),
+                opens=Opens("instance", "Show this Forewarn alone", row_address(SELF, ("job", "instance"))),
+                sorted_by="Running for",
+                when_empty="no Forewarn is scraped",
+            ),
+        ],
+    )
+
+
+def _polls(settings: RuleSettings) -> Row:
+    see, make, levels = Select(settings.selector), Panels(settings), Levels(settings)
+    failing = settings.alerts.forewarn_collector_failing
+    errors = see.server("forewarn_collector_errors_total")
+    return Row(
+        "Does it see?",
+        [
+            make.timeline(
+                panels.COLLECTORS,
+                "Collectors",
+                """
+                Whether each part of the last poll went without a failure. What comes from a part that fails has no
+                samples, and its alerts cannot fire. Forewarn's log tells the reason, the address and how to mend it.
+                """,
+                Query(expr=see.server("forewarn_collector_up"), legend=_COLLECTOR),
+                values={0: ("fails", "red"), 1: ("works", "green")},
+                steps=below(1, failing.severity),
+                size=(12, 8),
+            ),
+            make.graph(
+                Panel(SELF, 101),
+                "Failures by reason",
+                """
+                Failures of each part of a poll within each step, by reason. A few are a restart or a lost connection.
+                Many of one reason: see Forewarn's log, which tells the address and how to mend it.
+                """,
+                Query(expr=grown(errors), legend=f"{{{{collector}}}} {{{{reason}}}} ({SERVER})"),
+                unit=Short,
+                size=(12, 8),
+                whole=True,
+                bars=True,
+            ),
+            make.graph(
+                panels.SNAPSHOT_AGE,
+                "Age of the facts",
+                """
+                How long ago the poll ended from which everything else comes. Above the line graphs and alerts show
+                what was then, not what is. See Forewarn's log for a poll that does not end, and whether its machine is
+                overloaded.
+                """,
+                Query(expr=see.server("forewarn_snapshot_age_seconds")),
+                unit=Seconds,
+                size=(8, 8),
+                steps=levels.snapshot_age,
+            ),
+            make.graph(
+                Panel(SELF, 102),
+                "Duration of collectors",
+                """
+                How long each part of a poll took. What takes long here takes long for everybody who asks the same
+                server. See Redis first: it is asked for most.
+                """,
+                Query(expr=see.server("forewarn_collector_duration_seconds"), legend=_COLLECTOR),
+                unit=Seconds,
+                size=(8, 8),
+            ),
+            make.graph(
+                panels.LABEL_VALUES,
+                "Names against their bound",
+                """
+                How many different queues and job types there are, and dashed how many get series of their own. Above
+                it the smallest are folded into (other) and cannot be told apart. If the names are real raise
+                max_label_values; if they hold ids or dates mend what makes them.
+                """,
+                Query(expr=see.server("forewarn_label_values"), legend=f"{{{{label}}}} ({SERVER})"),
+                Query(
+                    expr=see.server("forewarn_label_values_limit"),
+                    legend=f"alert above, {{{{label}}}} ({SERVER})",
+                    compared=True,
+                ),
+                unit=Short,
+                size=(8, 8),
+            ),
+        ],
+    )
+
+
+def _process(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+
+    def only(expr: str) -> str:
+        return f"{expr}\n{_OF_FOREWARN} {see.own('forewarn_build_info')}"
+
+    return Row(
+        "What does it cost?",
+        [
+            make.graph(
+                Panel(SELF, 103),
+                "Processor",
+                """
+                Processor time that Forewarn uses, as a share of one core. It should be a few percent. When it rises,
+                see how many jobs are busy and how many series it tells.
+                """,
+                Query(expr=only(per_second(see.own("process_cpu_seconds_total"))), legend=_INSTANCE),
+                unit=PercentUnit,
+                size=(8, 8),
+            ),
+            make.graph(
+                Panel(SELF, 104),
+                "Memory",
+                """
+                Memory that Forewarn holds, and dashed what it has reserved of the address space. It grows with the
+                jobs that are busy and falls when they end. If it only grows, restart Forewarn and tell its makers.
+                """,
+                Query(expr=only(see.own("process_resident_memory_bytes")), legend=f"resident, {_INSTANCE}"),
+                Query(
+                    expr=only(see.own("process_virtual_memory_bytes")),
+                    legend=f"virtual, {_INSTANCE}",
+                    compared=True,
+                ),
+                unit=BytesIEC,
+                size=(8, 8),
+            ),
+            make.graph(
+                Panel(SELF, 105),
+                "File descriptors",
+                """
+                Files and connections that Forewarn has open, and dashed how many it may. At the bound it can neither
+                poll nor be scraped. See who scrapes it, and raise the limit of its service.
+                """,
+                Query(expr=only(see.own("process_open_fds")), legend=f"open, {_INSTANCE}"),
+                Query(expr=only(see.own("process_max_fds")), legend=f"bound, {_INSTANCE}", compared=True),
+                unit=Short,
+                size=(8, 8),
+            ),
+        ],
+    )

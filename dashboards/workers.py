@@ -1,0 +1,225 @@
+"""Workers and connections: who holds them, how many are left, who crashed and what was left behind."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from grafana_foundation_sdk.models.units import PercentUnit, Seconds, Short
+
+from dashboards.board import Row, board
+from dashboards.declared import PEER_COUNTS
+from dashboards.panels import Panels
+from dashboards.queries import PAIR, SERVER, Query, Select, grown
+from dashboards.thresholds import Levels, above, below
+from exporter.rules import panels, recording
+from exporter.rules.panels import WORKERS
+from exporter.rules.rule import ON_QUEUE
+from exporter.rules.settings import RuleSettings
+
+
+def dashboard(settings: RuleSettings) -> Dashboard:
+    """Return the dashboard of workers and connections."""
+    return board(
+        settings,
+        WORKERS,
+        "Faktory / Workers and connections",
+        "How near the connection limit is and who holds the connections; which workers are left, and who crashed.",
+        _connections(settings),
+        _workers(settings),
+        choose=("queue", "jobtype"),
+    )
+
+
+def _connections(settings: RuleSettings) -> Row:
+    see, make, levels = Select(settings.selector), Panels(settings), Levels(settings)
+    alerts = settings.alerts
+    filling, refused, peer = (
+        alerts.faktory_connections_filling,
+        alerts.faktory_connections_refused,
+        alerts.faktory_peer_holds_connections,
+    )
+    peers, open_now = see.server("faktory_peer_connections"), see.server("faktory_connections")
+    by_peer = f"{{{{peer}}}} ({SERVER})"
+    return Row(
+        "Connections",
+        [
+            make.graph(
+                panels.CONNECTIONS,
+                "Connections",
+                """
+                Client connections that are open, and how many may be. Without the dashed line the limit is not known,
+                and no warning comes before clients are refused: set connections_limit in Forewarn's settings.
+                """,
+                Query(expr=open_now, legend=f"open, {SERVER}"),
+                Query(expr=see.server("faktory_connections_limit"), legend=f"limit, {SERVER}", compared=True),
+                unit=Short,
+                size=(8, 8),
+            ),
+            make.graph(
+                panels.CONNECTIONS_USED,
+                "Limit used",
+                """
+                Share of the connection limit in use; the lines are where the alerts fire. At the limit producers cannot
+                push, and workers that restart cannot come back. See which peer holds the connections.
+                """,
+                Query(expr=see.server(recording.CONNECTIONS_USED)),
+                unit=PercentUnit,
+                size=(8, 8),
+                steps=levels.connections_used,
+            ),
+            make.graph(
+                panels.CONNECTIONS_TIME_LEFT,
+                "Time until the limit",
+                f"""
+                When the limit is reached if connections go on growing as over the last {filling.window}. Empty while
+                they do not grow. Below the line, and above {filling.used_share:.0%} of the limit, the alert fires: find
+                what opens connections and does not close them.
+                """,
+                Query(expr=see.server(recording.CONNECTIONS_SECONDS_LEFT)),
+                unit=Seconds,
+                size=(8, 8),
+                steps=below(filling.seconds_left, filling.severity),
+            ),
+            make.graph(
+                panels.CONNECTIONS_REFUSED,
+                f"Refusals within {refused.window}",
+                """
+                How often Forewarn's own connection was refused at the limit. Producers and workers are refused alike.
+                Close what leaks connections, or end the process that holds most of them.
+                """,
+                Query(expr=grown(see.server("faktory_connections_refused_total"), refused.window)),
+                unit=Short,
+                size=(8, 8),
+                steps=above((1, refused.severity)),
+                whole=True,
+            ),
+            make.graph(
+                panels.PEERS,
+                "Share of each peer",
+                f"""
+                Which share of all open connections each address holds. The alert fires above the line when
+                {peer.used_share:.0%} of the limit is used: a pool without a bound can lock everybody else out. See
+                what runs at that address.
+                """,
+                Query(expr=f"{peers}\n  / ignoring (peer) group_left () {open_now}", legend=by_peer),
+                unit=PercentUnit,
+                size=(8, 8),
+                steps=above((peer.peer_share, peer.severity)),
+            ),
+            make.graph(
+                PEER_COUNTS,
+                "Connections by peer",
+                """
+                Open connections by the address that they come from, one on the other. A colour that widens is what
+                leaks. Behind a proxy the proxy is the peer: see its own connections then.
+                """,
+                Query(expr=peers, legend=by_peer),
+                unit=Short,
+                size=(8, 8),
+                stacked=True,
+            ),
+        ],
+    )
+
+
+def _workers(settings: RuleSettings) -> Row:
+    see, make, levels = Select(settings.selector), Panels(settings), Levels(settings)
+    alerts = settings.alerts
+    crashed, hung, rate = (
+        alerts.faktory_worker_crashed,
+        alerts.faktory_worker_hung,
+        alerts.faktory_worker_crash_rate_high,
+    )
+    crashes = "faktory_worker_crashes_total"
+    jobs, paused = see.queue("faktory_queue_jobs"), see.queue("faktory_queue_paused")
+    return Row(
+        "Workers",
+        [
+            make.graph(
+                panels.WORKERS_AND_WAITING,
+                "Workers and waiting jobs",
+                """
+                Registered worker processes, and on the right the jobs that wait in queues that are not paused. Work
+                that waits without any worker is an alert. See why the workers ended, and whether they can reach the
+                server.
+                """,
+                Query(expr=see.server("faktory_workers"), legend=f"workers, {SERVER}"),
+                Query(
+                    expr=see.or_none_there(f"sum without (queue) (\n  {jobs} unless {ON_QUEUE} {paused} == 1\n)"),
+                    legend=f"waiting, {SERVER}",
+                    unit="none",
+                    compared=True,
+                ),
+                unit=Short,
+                size=(12, 8),
+                steps=levels.workers,
+            ),
+            make.graph(
+                panels.CRASHES,
+                "Crashes",
+                f"""
+                Workers that went while they held jobs: vanished, with their connections closed, within
+                {crashed.window}; hung, without a heartbeat, within {hung.window}. Their jobs are lost to everybody
+                until their reservations end. Forewarn's log names each worker and its jobs.
+                """,
+                Query(
+                    expr=grown(see.server(crashes, 'reason="vanished"'), crashed.window),
+                    legend=f"vanished within {crashed.window}, {SERVER}",
+                ),
+                Query(
+                    expr=grown(see.server(crashes, 'reason="hung"'), hung.window),
+                    legend=f"hung within {hung.window}, {SERVER}",
+                ),
+                unit=Short,
+                size=(12, 8),
+                steps=above((1, crashed.severity), (1, hung.severity)),
+                whole=True,
+            ),
+            make.graph(
+                panels.CRASH_RATE,
+                "Crashes against workers",
+                f"""
+                Crashes within {rate.window} as a share of the workers that are registered; on the right their number.
+                Above the line, and from {rate.crashes} crashes up, the alert fires. See what the crashed ones had in
+                common: a job type, a machine, a deploy.
+                """,
+                Query(expr=see.server(recording.CRASHES_PER_WORKER), legend=f"share, {SERVER}"),
+                Query(
+                    expr=f"sum without (reason) ({grown(see.server(crashes), rate.window)})",
+                    legend=f"number, {SERVER}",
+                    unit="none",
+                    compared=True,
+                    steps=above((rate.crashes, rate.severity)),
+                ),
+                unit=PercentUnit,
+                size=(12, 8),
+                steps=above((rate.workers_share, rate.severity)),
+            ),
+            make.graph(
+                panels.ORPHANS,
+                "Orphaned jobs",
+                """
+                How long jobs of crashed workers lie idle, and on the right how many there are. Nobody works on them,
+                and they hold their place in a throttle, until their reservation ends. See whether somebody waits for
+                them.
+                """,
+                Query(
+                    expr=_none_orphaned(see, see.pair("faktory_orphaned_job_oldest_age_seconds")),
+                    legend=f"idle for, {PAIR}",
+                ),
+                Query(
+                    expr=see.or_nothing_busy(see.pair("faktory_orphaned_jobs")),
+                    legend=f"number, {PAIR}",
+                    unit="none",
+                    compared=True,
+                ),
+                unit=Seconds,
+                size=(12, 8),
+                steps=levels.orphan_age,
+            ),
+        ],
+    )
+
+
+def _none_orphaned(see: Select, expr: str) -> str:
+    """Return ``expr``; and 0 for the kinds of jobs of which it is known that none is orphaned."""
+    return see.or_nothing_busy(f"{expr}\nor {see.pair('faktory_orphaned_jobs')} == 0")

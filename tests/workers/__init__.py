@@ -69,6 +69,10 @@ class WorkerProcess:
         self._signal_group(signal.SIGKILL)
         self._process.wait(10)
 
+    def quiet(self) -> None:
+        """Send SIGTSTP to the first process alone: where the library knows it, it takes no more jobs."""
+        self._process.send_signal(signal.SIGTSTP)
+
     def terminate(self) -> None:
         """Send SIGTERM to the first process alone, as a container's end does; the library does the rest."""
         self._process.terminate()

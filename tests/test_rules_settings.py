@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from exporter.rules.load import MAX_FILE, RuleSettingsError, load, why_no_expression
+from exporter.rules.contradictions import why_no_expression
+from exporter.rules.load import MAX_FILE, RuleSettingsError, load
 from exporter.rules.render import groups, links_and_texts, render
 from exporter.rules.rule import AlertRule, Recording
 from exporter.rules.settings import (
@@ -413,6 +414,13 @@ def test_a_wait_in_which_the_window_forgets_is_told(file: Path) -> None:
     )
 
 
+def test_a_trend_that_a_single_step_would_make_is_told(file: Path) -> None:
+    (problem,) = problems(file, '[alerts.FaktoryBacklogGrowing]\nrecent = "15m"')
+    assert problem.startswith(
+        'alerts.FaktoryBacklogGrowing.recent = "15m": it must be below for, "15m", or a single step'
+    )
+
+
 def test_a_budget_that_cannot_burn_fast_enough_is_told(file: Path) -> None:
     (problem,) = problems(file, 'objectives = [{queues = ".*", seconds = 60, target = 0.9}]')
     assert problem == (
@@ -573,6 +581,13 @@ def rendered(settings: RuleSettings) -> list[dict[str, Any]]:
 
 # No key is dead
 
+TRENDS: Final = (
+    "FaktoryConnectionsFilling",
+    "FaktoryThrottleNotDraining",
+    "FaktoryBacklogGrowing",
+    "FaktoryMemoryGrowing",
+)
+
 OTHERS: Final[Mapping[Any, Any]] = {
     bool: False,
     Severity: "none",
@@ -593,6 +608,7 @@ OTHERS: Final[Mapping[Any, Any]] = {
 OTHERS_AT: Final[Mapping[tuple[str | int, ...], Any]] = {
     ("alerts", "ForewarnWatchdog", "severity"): "info",
     **{("alerts", "FaktoryQueueLatencyBudgetBurn", "windows", number, "long"): "9d" for number in range(4)},
+    **{("alerts", name, "for"): "7h" for name in TRENDS},
 }
 """For single keys another value, where that one would contradict a second key."""
 

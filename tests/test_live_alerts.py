@@ -37,6 +37,9 @@ STATISTICS = 100.0
 SETTLED = 93.0
 """Seconds after a server's start from which crashes are told."""
 
+GIVEN_UP = 175.0
+"""Seconds within which a worker that hangs is asked after, and the server's count tells that it was given up."""
+
 AT_ONCE = 50
 
 
@@ -185,6 +188,21 @@ async def crash(pair: Pair) -> None:
         await pair.resolves("FaktoryReservationsExpired", STATISTICS)
 
 
+async def frozen(pair: Pair) -> None:
+    """A worker stops in the middle of a job, and keeps its connections."""
+    async with await Wire.connect(pair.server.url) as producer:
+        with WorkerProcess.start("node", pair.server.url, ["frozen"]) as victim:
+            await producer.push(jobtype="sleep", args=[600], queue="frozen")
+            await pair.forewarn.wait_for("faktory_busy_jobs", 1, 30, queue="frozen", jobtype="sleep")
+            await asyncio.sleep(SETTLED / 3)
+            victim.stop()
+            hung = await pair.fires("FaktoryWorkerHung", GIVEN_UP + SOON)
+            assert hung["labels"]["reason"] == "hung"
+            assert "while they held jobs: 1." in hung["annotations"]["description"]
+            await pair.fires("FaktoryJobsOrphaned", 2 * SOON)
+            await pair.resolves("FaktoryWorkerHung", 3 * SOON)
+
+
 async def held(pair: Pair) -> None:
     """Two jobs that do not end use up their reservation, and fill a throttle with others behind it."""
     async with await Wire.connect(pair.server.url) as producer, worker(pair.server, "w-held") as holder:
@@ -290,6 +308,7 @@ QUIET = 240.0
 STORIES: dict[str, Callable[[Pair], Coroutine[Any, Any, None]]] = {
     "connections": connections,
     "crash": crash,
+    "frozen": frozen,
     "held": held,
     "stopped": stopped,
     "quiet": quiet,
@@ -323,6 +342,14 @@ async def test_a_killed_worker_its_orphans_and_the_empty_server_are_told(live: L
         ("FaktoryJobsOrphaned", "warning"),
         ("FaktoryNoWorkers", "critical"),
         ("FaktoryReservationsExpired", "warning"),
+    }
+
+
+async def test_a_worker_that_hangs_is_told_as_hung(live: Live) -> None:
+    await live.played("frozen")
+    assert live.stage.pairs["frozen"].told() == {
+        ("FaktoryWorkerHung", "warning"),
+        ("FaktoryJobsOrphaned", "warning"),
     }
 
 

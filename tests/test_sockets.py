@@ -9,11 +9,11 @@ import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from exporter.faktory.client import Client
 from exporter.faktory.endpoint import Endpoint
+from exporter.faktory.errors import FaktoryError
 from exporter.faktory.source import FaktorySource
+from exporter.faktory.store import Store, StoreFacts
 from exporter.model import OTHER, Failure, Observation, Reason
 from exporter.process import sockets
 from exporter.process.sockets import MAX_TABLE, RECHECK, REST, Address, PortPeers, Row, is_own, peers, tally
@@ -383,7 +385,7 @@ class TestBounds:
         (tmp_path / "tcp").write_bytes(row(connection("10.0.0.2")) * (MAX_TABLE // 150 + 2))
         assert await PortPeers("127.0.0.1", PORT, folder=tmp_path).read() == (None, None)
 
-    async def test_a_table_that_comes_too_slowly_is_given_up_and_tried_again(self, tmp_path: Path) -> None:
+    async def test_a_table_that_comes_too_slowly_is_given_up_and_left_alone_for_a_minute(self, tmp_path: Path) -> None:
         (tmp_path / "tcp").write_bytes(table(listening("127.0.0.1")) + row(connection("10.0.0.2")) * 5000)
         now, step = [0.0], [0.1]
 
@@ -393,7 +395,10 @@ class TestBounds:
 
         reader = PortPeers("127.0.0.1", PORT, folder=tmp_path, clock=clock, deadline=1.0)
         assert failure(await reader.read()) is Reason.TIMEOUT
-        step[0] = 0.0
+        step[0], given_up = 0.0, now[0]
+        now[0] = given_up + REST - 1
+        assert failure(await reader.read()) is Reason.TIMEOUT
+        now[0] = given_up + REST
         assert await reader.read() == ({"10.0.0.2": 5000}, None)
 
     async def test_a_table_that_hangs_is_waited_for_by_one_thread_only(
@@ -408,7 +413,8 @@ class TestBounds:
             return tally(pieces, port)
 
         monkeypatch.setattr(sockets, "tally", noted)
-        reader = PortPeers("127.0.0.1", PORT, folder=tmp_path, deadline=0.05)
+        now = [0.0]
+        reader = PortPeers("127.0.0.1", PORT, folder=tmp_path, clock=lambda: now[0], deadline=0.05)
         assert await reader.read() == ({}, None)
         path.unlink()
         os.mkfifo(path)  # to open it is to wait for a writer
@@ -416,6 +422,7 @@ class TestBounds:
         try:
             for _ in range(3):
                 assert failure(await reader.read()) is Reason.TIMEOUT
+                now[0] += REST
             assert len(read) == before + 1
         finally:
             with path.open("wb"):
@@ -423,6 +430,7 @@ class TestBounds:
         path.write_bytes(table(listening("127.0.0.1"), connection("10.0.0.1")))
 
         async def recovered() -> bool:
+            now[0] += REST
             return await reader.read() == ({"10.0.0.1": 1}, None)
 
         await wait_until(recovered, what="it goes on after the hang")
@@ -468,6 +476,34 @@ class TestThePoll:
         seen = await self.observe(PortPeers("127.0.0.1", PORT, folder=tmp_path), free_port())
         assert seen.peers is None
         assert [run.failure.reason for run in seen.runs if run.failure and run.name == "sockets"] == [Reason.PROTOCOL]
+
+    async def test_nobody_waits_for_it(self) -> None:
+        others = asyncio.Event()
+
+        class LastOfAll(PortPeers):
+            async def read(self) -> tuple[Mapping[str, int] | None, Failure | None]:
+                await asyncio.wait_for(others.wait(), 5)
+                return {}, None
+
+        class Redis:
+            async def read(self, *_: object) -> StoreFacts:
+                others.set()
+                raise FaktoryError(Reason.UNREACHABLE, "it is away")
+
+            async def close(self) -> None:
+                pass
+
+        source = FaktorySource(
+            Client(Endpoint("127.0.0.1", free_port()), connect_timeout=0.2),
+            web_url=f"http://127.0.0.1:{free_port()}",
+            store=cast("Store", Redis()),
+            sockets=LastOfAll("127.0.0.1", PORT),
+        )
+        try:
+            seen = await source.observe()
+        finally:
+            await source.close()
+        assert seen.peers == {}
 
 
 NOW = 1_700_000_000.0

@@ -129,10 +129,18 @@ class FaktorySource:
 
     async def observe(self) -> Observation:
         """Learn what is known now. Each part has a deadline of its own and fails alone."""
+        async with asyncio.TaskGroup() as beside:
+            # Where there are very many sockets the kernel takes its time: nobody else waits for that.
+            reading = beside.create_task(self._read_peers())
+            observation = await self._ask()
+        peers, run = reading.result()
+        return msgspec.structs.replace(observation, peers=peers, runs=(*observation.runs, *run))
+
+    async def _ask(self) -> Observation:
+        """Learn what the server and its Redis tell."""
         runs: list[CollectorRun] = []
         page = await self._timed(runs, "health", self._read_health())
         connected = await self._timed(runs, "connection", self._connect()) or False
-        peers = await self._read_peers(runs)
         now = self._now()
         facts = await self._read_store(runs)
         if self._may_ask_info(connected=connected, names_known=facts is not None and facts.queues is not None):
@@ -152,7 +160,6 @@ class FaktorySource:
             refusals=refusals,
             health=health,
             connections_limit=connections_limit(self._limit, health),
-            peers=peers,
             details=info.details if info else None,
             queues=facts.queues if facts else await self._queues_of(runs, alone, connected=connected),
             sets=facts.sets if facts else None if alone is None else alone.sets,
@@ -264,14 +271,14 @@ class FaktorySource:
         runs.append(CollectorRun("throttles", self._clock() - started, failure))
         return limits
 
-    async def _read_peers(self, runs: list[CollectorRun]) -> Mapping[str, int] | None:
+    async def _read_peers(self) -> tuple[Mapping[str, int] | None, Sequence[CollectorRun]]:
         if self._sockets is None:
-            return None
+            return None, ()
         started = self._clock()
         peers, failure = await self._sockets.read()
-        if peers is not None or failure is not None:  # else the server is on another machine: nothing to collect
-            runs.append(CollectorRun("sockets", self._clock() - started, failure))
-        return peers
+        if peers is None and failure is None:  # the server is on another machine: nothing to collect
+            return None, ()
+        return peers, (CollectorRun("sockets", self._clock() - started, failure),)
 
     async def _queues_of(
         self, runs: list[CollectorRun], info: Info | None, *, connected: bool

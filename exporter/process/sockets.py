@@ -32,14 +32,14 @@ MAX_TABLE: Final = 8 * 1024 * 1024
 PIECE: Final = 64 * 1024
 """Bytes that are looked through at once: other threads stand still for that time, a third of a millisecond."""
 
-DEADLINE: Final = 2.0
+DEADLINE: Final = 1.0
 """Seconds for reading the tables, and for finding the addresses of a host's name. Usually it takes milliseconds."""
 
 RECHECK: Final = 60.0
 """Seconds after which it is looked up anew whose address the host is, and which of the tables the port is in."""
 
 REST: Final = 60.0
-"""Seconds for which the tables are left alone after one was too long."""
+"""Seconds for which the tables are left alone after one was too long, or took too long."""
 
 Address = IPv4Address | IPv6Address
 
@@ -145,12 +145,15 @@ class PortPeers:
         look = await self._look()
         if look is None:
             told = f"reading {self._folder} took longer than {2 * self._deadline:g} s: is this machine overloaded?"
-            return None, Failure(Reason.TIMEOUT, told) if self._here else None
+            if self._here:
+                self._failure = Failure(Reason.TIMEOUT, f"{told} Next try in {REST:g} s")
+                self._rest_until = self._clock() + REST
+            return None, self._failure
         self._here = look.peers is not None
         self._tables = look.tables if self._here else TABLES
         self._failure = look.failure if self._here else None
         if self._failure is not None:
-            self._rest_until = self._clock() + (REST if self._failure.reason is not Reason.TIMEOUT else 0.0)
+            self._rest_until = self._clock() + REST
             return None, self._failure
         return look.peers, None
 
@@ -206,7 +209,9 @@ class _Table:
                     yield piece
                     time.sleep(0)  # lets the event loop have the interpreter
                     if self._clock() > self._end:
-                        self.failure = self._given_up(Reason.TIMEOUT, "could not be read in time")
+                        self.failure = self._given_up(
+                            Reason.TIMEOUT, f"could not be read in time; next try in {REST:g} s"
+                        )
                         return
         except OSError:  # IPv6 is switched off, or this is not Linux, or it is hidden: not known, which is no failure
             return

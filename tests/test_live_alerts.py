@@ -128,6 +128,8 @@ async def connections(pair: Pair) -> None:
         peer = await pair.fires("FaktoryPeerHoldsConnections", 2 * SOON)
         assert peer["labels"]["peer"] == "127.0.0.1"
         assert "127.0.0.1 holds 9" in peer["annotations"]["description"]
+        # Now, and not at the end: while FaktoryConnectionsRefused silences it, its end is not told.
+        await pair.resolves("FaktoryConnectionsFilling", 3 * SOON)
         await crowd.grow(limit * 17 // 20 - await open_connections(pair))
         near = await pair.fires("FaktoryConnectionsNearLimit", SOON, severity="warning")
         assert near["annotations"]["description"].startswith("85% of its connection limit")
@@ -136,12 +138,12 @@ async def connections(pair: Pair) -> None:
         assert full["annotations"]["description"].startswith("100% of its connection limit")
         if pair.server.version >= (1, 9):
             await _refused(pair, crowd)
+        await crowd.shrink(limit // 8)
+        await pair.resolves("FaktoryConnectionsNearLimit", 3 * SOON, severity="critical")
     finally:
         await crowd.shrink()
-    await pair.resolves("FaktoryConnectionsNearLimit", 3 * SOON, severity="critical")
     await pair.resolves("FaktoryConnectionsNearLimit", 3 * SOON, severity="warning")
     await pair.resolves("FaktoryPeerHoldsConnections", 3 * SOON)
-    await pair.resolves("FaktoryConnectionsFilling", 3 * SOON)
 
 
 async def _leak(crowd: Crowd, each_second: int, most: int) -> None:

@@ -47,6 +47,9 @@ NAMES_PER_COMMAND: Final = 200
 _QUEUE_NAME = re.compile(r"[a-zA-Z0-9._-]{1,1024}")
 """What Faktory takes as a queue's name; any other, sent as a command's argument, would be read as several."""
 
+_OF_TLS: Final = re.compile(r"""b['"]\\x1[56]\\x03""")
+"""How a TLS record begins where an error text shows it: the quote depends on the bytes that follow."""
+
 
 class Client:
     """Speaks to one server over one connection that is kept for ever. Safe to use from several tasks.
@@ -492,7 +495,7 @@ def _explained(error: Exception, *, tls: bool) -> tuple[Reason, str]:
             )
         case ProtocolError():
             text = str(error)
-            if not tls and ("'\\x15\\x03" in text or "'\\x16\\x03" in text):
+            if not tls and _OF_TLS.search(text):
                 return Reason.TLS, "it speaks TLS: write tcp+tls:// for tcp://"
             hint = ": is that the port of its web pages? Workers connect to 7419" if "HTTP/" in text else ""
             return Reason.PROTOCOL, text + hint

@@ -58,7 +58,7 @@ Played = dict[tuple[str, str], list[Note] | BaseException]
 def played(request: pytest.FixtureRequest) -> Played:
     """What the chosen servers played, by server and section. Side by side: a server mostly waits."""
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    chosen = [test.callspec.params for test in tests if "played" in test.fixturenames]
+    chosen = [test.callspec.params for test in tests if "played" in test.fixturenames and test.path == request.path]
     parts = [(str(told["name"]), str(told["section"])) for told in chosen if told["name"] in SERVERS]
 
     async def play_all() -> Played:

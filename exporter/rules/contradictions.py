@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from exporter.catalogue import METRICS
-from exporter.rules.settings import DEFAULTS, LatencyBudget, LatencyObjective, RuleSettings
+from exporter.rules.settings import DEFAULTS, LatencyBudget, LatencyObjective, RuleSettings, Trend
 from exporter.settings import parse_duration
 
 LOOKBACK: Final = 300.0
@@ -150,16 +150,11 @@ def _too_late(settings: RuleSettings) -> Iterator[str]:
 
 def _steps(settings: RuleSettings) -> Iterator[str]:
     """Tell trends that would take a single step for growth."""
-    for alert in (
-        "faktory_connections_filling",
-        "faktory_throttle_not_draining",
-        "faktory_backlog_growing",
-        "faktory_memory_growing",
-    ):
-        entry = getattr(settings.alerts, alert)
-        if entry.enabled and parse_duration(entry.recent) >= parse_duration(entry.pending):
+    for field in msgspec.structs.fields(settings.alerts):
+        entry = getattr(settings.alerts, field.name)
+        if isinstance(entry, Trend) and entry.enabled and parse_duration(entry.recent) >= parse_duration(entry.pending):
             yield (
-                f"{_place(settings, alert)}.recent = {shown(entry.recent)}: it must be below for,"
+                f"alerts.{field.encode_name}.recent = {shown(entry.recent)}: it must be below for,"
                 f" {shown(entry.pending)}, or a single step counts as growth for long enough"
             )
 

@@ -64,6 +64,13 @@ class Windowed(Alert, frozen=True, kw_only=True):
     window: Window
 
 
+class Trend(Windowed, frozen=True, kw_only=True):
+    """Tells where it leads if it goes on growing as it did over the window."""
+
+    recent: Window
+    """It must have grown over this time too: after a single step it has not."""
+
+
 class RestartCount(Windowed, frozen=True, kw_only=True):
     """Restarts in a window."""
 
@@ -84,13 +91,9 @@ class ConnectionsNearLimit(Alert, frozen=True, kw_only=True):
     critical_for: Wait
 
 
-class ConnectionsFilling(Alert, frozen=True, kw_only=True):
+class ConnectionsFilling(Trend, frozen=True, kw_only=True):
     """The limit comes nearer, and is not far."""
 
-    window: Window
-    """Over which the growth is taken."""
-    recent: Window
-    """It must have grown over this time too: after a single step it has not."""
     seconds_left: Seconds
     """Until the limit, if it goes on like this."""
     used_share: Share
@@ -146,23 +149,19 @@ class ThrottleSaturated(Alert, frozen=True, kw_only=True):
     used_share: Share
 
 
-class ThrottleNotDraining(Windowed, frozen=True, kw_only=True):
+class ThrottleNotDraining(Trend, frozen=True, kw_only=True):
     """Nearly full, and what waits behind it grows, to a multiple of what it was a window ago."""
 
     factor: Factor
     """Times what waited a window ago."""
-    recent: Window
-    """It must have grown over this time too: after a single step it has not."""
     used_share: Share
     jobs: Count
     """Fewer waiting jobs are never told."""
 
 
-class Backlog(Windowed, frozen=True, kw_only=True):
+class Backlog(Trend, frozen=True, kw_only=True):
     """A queue that grows, and is a multiple of what it was a window ago."""
 
-    recent: Window
-    """It must have grown over this time too: after a single step it has not."""
     factor: Factor
     """Times its size a window ago."""
     jobs: Count
@@ -183,11 +182,9 @@ class DeadJobs(Windowed, frozen=True, kw_only=True):
     jobs: Count
 
 
-class MemoryGrowing(Windowed, frozen=True, kw_only=True):
+class MemoryGrowing(Trend, frozen=True, kw_only=True):
     """Memory that will be a multiple of what it is."""
 
-    recent: Window
-    """It must have grown over this time too: after a single step it has not."""
     horizon: Window
     """How far ahead is looked."""
     factor: Factor

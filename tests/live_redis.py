@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
-import pytest
 
+from tests.programs import need
 from tests.servers import WatchedServer, free_port
 
 _MONITORED = re.compile(rb'\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"')
@@ -34,8 +33,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 async def open_tcp_port(server: WatchedServer) -> int:
     """Let the server's Redis listen on a port of 127.0.0.1 too, and return it."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("what Redis is asked is seen by a real redis-server only: apt install redis-server")
+    need("redis-server", "redis-server")
     port = free_port()
     await server.redis().config_set("bind", "127.0.0.1")
     await server.redis().config_set("port", port)

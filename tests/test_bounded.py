@@ -6,7 +6,6 @@ import asyncio
 import gc
 import itertools
 import json
-import shutil
 import subprocess
 import tempfile
 import time
@@ -45,6 +44,7 @@ from exporter.signals.connections import PEERS
 from exporter.signals.labels import PAIRS_PER_NAME
 from exporter.watch import Watch
 from tests.forewarn import Forewarn, Scrape
+from tests.programs import need
 from tests.servers import StandInFaktory, free_port, wait_until
 
 T = TypeVar("T")
@@ -93,8 +93,7 @@ QUEUE_LABELS = set(labels_of([*QUEUE_SIZES]))
 @asynccontextmanager
 async def redis_server() -> AsyncIterator[str]:
     """A real redis-server of the test's own; yields its URL."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on the PATH")
+    need("redis-server", "redis-server")
     with tempfile.TemporaryDirectory(prefix="fw-redis-") as folder:
         process = await asyncio.create_subprocess_exec(
             *child.command("redis-server", "--port", "0", "--unixsocket", f"{folder}/redis.sock", "--save", ""),

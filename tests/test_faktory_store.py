@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -24,6 +23,7 @@ from exporter.faktory.working import decode_reservation
 from exporter.model import Failure, Queue, Reason, Reservation
 from exporter.secret import Secret
 from tests.misbehaving import raw, serving
+from tests.programs import need
 from tests.servers import WatchedServer, free_port, wait_until
 from tests.wire import Wire
 
@@ -51,12 +51,10 @@ class Redis:
 
 @pytest.fixture
 async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Redis]:
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("no redis-server on the PATH: install the package redis-server")
+    need("redis-server", "redis-server")
     made = Redis(tmp_path_factory.mktemp("redis"))
     process = await asyncio.create_subprocess_exec(
-        program, "--port", str(made.port), "--bind", "127.0.0.1", "--unixsocket", str(made.socket), "--save", "",
+        "redis-server", "--port", str(made.port), "--bind", "127.0.0.1", "--unixsocket", str(made.socket), "--save", "",
         "--dir", str(made.folder), "--enable-debug-command", "yes", stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -23,6 +22,7 @@ from exporter.catalogue import METRICS, SNAPSHOT_METRICS, Kind, points
 from exporter.model import BusyVerdict, Distribution, Queue, QueuesVerdict, Snapshot
 from exporter.outputs import prometheus
 from exporter.outputs.prometheus import Exposition, number, numbers
+from tests.programs import need
 from tests.snapshots import HOSTILE, empty, full, names, snapshots
 
 replace = msgspec.structs.replace
@@ -240,9 +240,9 @@ def bounds(body: bytes) -> set[str]:
     return {line.split('le="')[1].split('"')[0] for line in body.decode().split("\n") if ',le="' in line}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: apt-get install prometheus")
 @pytest.mark.parametrize("size", [1, 200])
 def test_promtool_finds_nothing_to_say(size: int) -> None:
+    need("promtool", "prometheus")
     body = exposed(full("a", size=size), full('b"', size=size), empty("c")).body(0.0)
     run = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")

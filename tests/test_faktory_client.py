@@ -291,6 +291,7 @@ async def test_an_answer_ends_the_backing_off() -> None:
         (raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Reason.PROTOCOL, "web pages"),
         (raw(b"\x15\x03\x01\x00\x02\x02\x46" + b"\n"), Reason.TLS, "tcp+tls://"),
         (raw(b"\x16\x03\x03\x00z'\n"), Reason.TLS, "tcp+tls://"),
+        (raw(b"\x16\x03\x03\x00z"), Reason.TLS, "tcp+tls://"),
         (raw(b"$2147483648\r\n"), Reason.PROTOCOL, "2147483648 bytes"),
         (raw(b'+HI {"v":2,"i":99999999,"s":"a"}\r\n'), Reason.PROTOCOL, "rounds of hashing"),
         (raw(b'+HI {"v":2,"i":4000,"s":"a"}\r\n'), Reason.AUTH, "none is configured"),

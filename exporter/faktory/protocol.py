@@ -17,6 +17,9 @@ MAX_LINE: Final = 64 * 1024
 MAX_BULK: Final = 16 * 1024 * 1024
 """Longest bulk reply that is read unless told otherwise: an ``INFO`` of 100,000 queues takes about 2 MiB."""
 
+_TELLING: Final = 3
+"""How many bytes tell which binary protocol it is: the kind and the version of a TLS record."""
+
 MAX_ITERATIONS: Final = 100_000
 """Most rounds of hashing that a greeting gets. Faktory asks for 4,000 to 8,095; more would stall the caller."""
 
@@ -128,6 +131,9 @@ class Parser:
         end = self._buffer.find(b"\n", self._scanned)
         if end < 0:
             self._scanned = len(self._buffer)
+            if self._scanned >= _TELLING and self._buffer[0] < 0x20:
+                # A binary protocol (TLS) may never send the end of a line: it must not be waited for.
+                raise ProtocolError(f"a reply begins with + - : or $, but this came: {_shown(bytes(self._buffer))}")
             if self._scanned > MAX_LINE + 1:
                 raise ProtocolError(f"a line longer than {MAX_LINE} bytes came: {_shown(bytes(self._buffer[:80]))}")
             return None

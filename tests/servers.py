@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -60,16 +61,31 @@ async def wait_until(
         await asyncio.sleep(every)
 
 
+_CLAIMS: Final[deque[socket.socket]] = deque()
+"""What keeps the ports that were handed out last from every other test process."""
+
+_MOST_CLAIMS: Final = 200
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now, outside the range from which the kernel takes ports of its own."""
+    """A TCP port of 127.0.0.1 that is free now, outside the range from which the kernel takes ports of its own.
+
+    No other test on this machine gets the same meanwhile: some programs listen on theirs only seconds later.
+    """
     for _ in range(1000):
         port = random.randrange(10240, 32000)
-        with socket.socket() as probe:
-            try:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0forewarn-test-port-{port}")
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        except OSError:
+            claim.close()
+            continue
+        _CLAIMS.append(claim)
+        if len(_CLAIMS) > _MOST_CLAIMS:
+            _CLAIMS.popleft().close()
+        return port
     raise RuntimeError("no free TCP port on 127.0.0.1 between 10240 and 32000")
 
 

@@ -13,10 +13,14 @@ PEER_COUNTS: Final = Panel(panels.WORKERS, 100)
 BUSIEST_THROTTLE: Final = Panel(panels.OVERVIEW, 111)
 SATURATED_SHARE: Final = Panel(panels.THROTTLES, 100)
 THROTTLES_NOW: Final = Panel(panels.THROTTLES, 101)
+TRACED: Final = Panel(panels.SELF, 106)
+PUSHED: Final = Panel(panels.SELF, 107)
+PUSH_FAILURES: Final = Panel(panels.SELF, 108)
 
 _NAMESPACE: Final = "the server does not listen in the network namespace of Forewarn"
 _YOUNG: Final = "Prometheus has not watched for as long as the alert looks back"
 _THROTTLES: Final = "the server has no throttles, or Forewarn was not given its conf.d"
+_NO_ENDPOINT: Final = "no OTLP endpoint is set"
 
 MAY_BE_EMPTY: Final[Mapping[tuple[Panel, str], str]] = {
     (panels.CONNECTIONS_TIME_LEFT, "A"): "connections do not grow, so that the limit is never reached",
@@ -33,6 +37,10 @@ MAY_BE_EMPTY: Final[Mapping[tuple[Panel, str], str]] = {
     (panels.THROTTLE_LIMITS, "B"): _THROTTLES,
     (panels.THROTTLE_LIMITS, "C"): "every throttle names a queue that exists",
     (SATURATED_SHARE, "A"): _THROTTLES,
+    (TRACED, "A"): _NO_ENDPOINT,
+    (PUSHED, "A"): _NO_ENDPOINT,
+    (PUSHED, "B"): _NO_ENDPOINT,
+    (PUSH_FAILURES, "A"): _NO_ENDPOINT,
     **{(THROTTLES_NOW, ref): _THROTTLES for ref in "ABCDE"},
 }
 """Queries, by panel and letter, that have no answer in a healthy system, and when that is so."""

@@ -6,6 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana_foundation_sdk.models.units import BytesIEC, PercentUnit, Seconds, Short
 
 from dashboards.board import Row, board
+from dashboards.declared import PUSH_FAILURES, PUSHED, TRACED
 from dashboards.links import row_address
 from dashboards.panels import UP_OR_DOWN, Column, Opens, Panels
 from dashboards.queries import SERVER, Query, Select, grown, per_second
@@ -29,6 +30,7 @@ def dashboard(settings: RuleSettings) -> Dashboard:
         "Whether Forewarn sees what it should: without it, no other dashboard and no alert can be trusted.",
         _there(settings),
         _polls(settings),
+        _pushes(settings),
         _process(settings),
     )
 
@@ -162,6 +164,58 @@ def _polls(settings: RuleSettings) -> Row:
                 ),
                 unit=Short,
                 size=(8, 8),
+            ),
+        ],
+    )
+
+
+def _pushes(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    by = f"{{{{signal}}}} {{{{result}}}}, {_INSTANCE}"
+    return Row(
+        "Does OpenTelemetry get it?",
+        [
+            make.graph(
+                TRACED,
+                "Executions in traces",
+                """
+                Executions seen to end per second, by what traces tell of them. Left out are the quick ones that
+                nothing befell. Capped ones were more than may be told: raise traces.per_second to see all of them.
+                """,
+                Query(
+                    expr=per_second(see.server("forewarn_trace_executions_total")),
+                    legend=f"{{{{decision}}}} ({SERVER})",
+                ),
+                unit=Short,
+                size=(8, 8),
+            ),
+            make.graph(
+                PUSHED,
+                "Spans and points",
+                """
+                Spans and points of metrics per second, by what became of them. Rejected ones the collector refused for
+                good; dropped ones did not fit in while it was away. See Forewarn's log for what the collector said.
+                """,
+                Query(expr=per_second(see.own("forewarn_otlp_items_total")), legend=by),
+                Query(expr=see.own("forewarn_otlp_waiting_spans"), legend=f"waiting now, {_INSTANCE}", compared=True),
+                unit=Short,
+                size=(8, 8),
+            ),
+            make.graph(
+                PUSH_FAILURES,
+                "Failed requests by reason",
+                """
+                Requests to the collector that failed within each step, by reason. A few are its restart, and nothing is
+                lost by them. Many: see Forewarn's log, which tells the address and how to mend it.
+                """,
+                Query(
+                    expr=grown(see.own("forewarn_otlp_failures_total")),
+                    legend=f"{{{{signal}}}} {{{{reason}}}}, {_INSTANCE}",
+                ),
+                unit=Short,
+                size=(8, 8),
+                whole=True,
+                bars=True,
             ),
         ],
     )

@@ -7,6 +7,7 @@ All outputs take their metrics from here, so that they say the same thing. ``pyt
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from math import inf
@@ -18,8 +19,11 @@ from exporter.model import (
     DURATION_BUCKETS,
     BusyVerdict,
     CrashReason,
+    Decision,
     Details,
     Distribution,
+    ExecutionsVerdict,
+    Exemplar,
     QueuesVerdict,
     Reason,
     Snapshot,
@@ -394,6 +398,14 @@ LABEL_VALUES_LIMIT = Metric(
     source=Source.LIMITS,
     labels=("label",),
 )
+TRACE_EXECUTIONS = Metric(
+    name="forewarn_trace_executions_total",
+    group=_SIDECAR,
+    meaning="Executions seen to end, by what traces tell of them: told, left_out (nothing befell them), capped.",
+    source=Source.FOREWARN,
+    kind=Kind.COUNTER,
+    labels=("decision",),
+)
 SNAPSHOT_AGE = Metric(
     name="forewarn_snapshot_age_seconds",
     group=_SIDECAR,
@@ -411,6 +423,33 @@ BUILD_INFO = Metric(
     source=Source.FOREWARN,
     fresh=Fresh.SCRAPE,
     labels=("version",),
+)
+
+_OTLP = "OpenTelemetry, where an endpoint is set"
+OTLP_ITEMS = Metric(
+    name="forewarn_otlp_items_total",
+    group=_OTLP,
+    meaning="Spans (traces) and points (metrics): sent, rejected by the collector for good, or dropped unsent.",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    kind=Kind.COUNTER,
+    labels=("signal", "result"),
+)
+OTLP_FAILURES = Metric(
+    name="forewarn_otlp_failures_total",
+    group=_OTLP,
+    meaning="Requests to the collector that failed, by reason: every reason is there at 0 from the start.",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    kind=Kind.COUNTER,
+    labels=("signal", "reason"),
+)
+OTLP_WAITING = Metric(
+    name="forewarn_otlp_waiting_spans",
+    group=_OTLP,
+    meaning="Spans that no collector has taken yet.",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
 )
 
 
@@ -464,6 +503,7 @@ SNAPSHOT_METRICS: tuple[Metric, ...] = (
     COLLECTOR_ERRORS,
     LABEL_VALUES,
     LABEL_VALUES_LIMIT,
+    TRACE_EXECUTIONS,
 )
 """What one snapshot tells, in the order in which :func:`points` yields it."""
 
@@ -477,7 +517,10 @@ PROCESS_METRICS: tuple[Metric, ...] = (
 )
 """What the kernel tells of the sidecar's own process; no ``server`` label."""
 
-METRICS: tuple[Metric, ...] = (*SNAPSHOT_METRICS, SNAPSHOT_AGE, BUILD_INFO, *PROCESS_METRICS)
+OTLP_METRICS: tuple[Metric, ...] = (OTLP_ITEMS, OTLP_FAILURES, OTLP_WAITING)
+"""What the sidecar tells of its own pushes; no ``server`` label, and no series where no endpoint is set."""
+
+METRICS: tuple[Metric, ...] = (*SNAPSHOT_METRICS, SNAPSHOT_AGE, BUILD_INFO, *PROCESS_METRICS, *OTLP_METRICS)
 """Every metric there is."""
 
 
@@ -523,6 +566,7 @@ def columns(snapshot: Snapshot) -> Iterator[Column]:
     yield _one(FAILED, seen.failed)
 
     yield from _busy(snapshot.busy)
+    yield _durations(snapshot.busy, snapshot.executions)
     yield _one(EXPIRED, details.reservations_expired)
 
     yield _one(WORKERS, None if stale else snapshot.workers.registered)
@@ -552,7 +596,17 @@ def _busy(verdict: BusyVerdict) -> Iterator[Column]:
     yield _known(BUSY_USED, keys, [group.used_ratio for group in groups.values()])
     ages = verdict.ages or {}
     yield BUSY_AGES, [(queue,) for queue in ages], [_sane(it) for it in ages.values()]
-    yield DURATIONS, list(verdict.durations), [_sane(it) for it in verdict.durations.values()]
+
+
+def _durations(verdict: BusyVerdict, executions: ExecutionsVerdict | None) -> Column:
+    durations = [_sane(it) for it in verdict.durations.values()]
+    exemplars = {} if executions is None else executions.exemplars
+    if exemplars:
+        durations = [
+            _with_exemplars(it, exemplars[pair]) if pair in exemplars else it
+            for pair, it in zip(verdict.durations, durations, strict=True)
+        ]
+    return DURATIONS, list(verdict.durations), durations
 
 
 def _workers(verdict: WorkersVerdict) -> Iterator[Column]:
@@ -588,6 +642,10 @@ def _sidecar(snapshot: Snapshot) -> Iterator[Column]:
     counts = snapshot.queues.label_values
     yield LABEL_VALUES, [(label,) for label in counts], list(counts.values())
     yield _known(LABEL_VALUES_LIMIT, [(label,) for label in counts], [snapshot.queues.label_values_limit] * len(counts))
+    executions = snapshot.executions
+    decisions = [] if executions is None else list(Decision)
+    known = {} if executions is None else executions.decisions
+    yield TRACE_EXECUTIONS, [(it.value,) for it in decisions], [known.get(it, 0) for it in decisions]
 
 
 def _one(metric: Metric, value: float | None) -> Column:
@@ -614,6 +672,22 @@ def _sane(distribution: Distribution) -> Distribution:
     if 0 <= distribution.sum < inf:
         return distribution
     return msgspec.structs.replace(distribution, sum=0.0)
+
+
+def _with_exemplars(distribution: Distribution, exemplars: tuple[tuple[int, Exemplar], ...]) -> Distribution:
+    # Two at one bucket, or one at a bucket that is not its own, could make a whole scrape unreadable. Nearly always
+    # there is none such, and that is cheap to find out.
+    last = -1
+    for index, it in exemplars:
+        if index <= last or not _is_sane(index, it):
+            exemplars = tuple((index, it) for index, it in dict(exemplars).items() if _is_sane(index, it))
+            break
+        last = index
+    return msgspec.structs.replace(distribution, exemplars=exemplars)
+
+
+def _is_sane(index: int, it: Exemplar) -> bool:
+    return 0 <= it.value < inf and 0 <= it.at < inf and index == bisect_left(DURATION_BUCKETS, it.value)
 
 
 _INTRODUCTION = """\
@@ -656,7 +730,7 @@ def document(system: str) -> str:
         for metric in METRICS:
             if metric.group != group:
                 continue
-            labels = metric.labels if group == _PROCESS else ("server", *metric.labels)
+            labels = metric.labels if group in {_PROCESS, _OTLP} else ("server", *metric.labels)
             cells = (
                 f"`{metric.full_name(system)}`",
                 metric.kind,

@@ -15,6 +15,9 @@ import msgspec
 MAX_NAME = 128
 """Longest queue or job type name that is kept, in characters: names are untrusted and become label values."""
 
+MAX_ERROR = 200
+"""Most characters of a job's error text that are ever told."""
+
 OTHER = "(other)"
 """Label value that stands for all names beyond the bound. A real name that reads so is folded into it."""
 
@@ -46,6 +49,8 @@ class CollectorRun(msgspec.Struct, frozen=True):
     name: str
     seconds: float
     failure: Failure | None = None
+    started: float | None = None
+    """When it began, by the *sidecar's monotonic* clock."""
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -85,6 +90,19 @@ class Queue(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+class JobFacts(msgspec.Struct, frozen=True, gc=False):
+    """What a reserved job tells of itself beyond the needs of metrics: learned only where traces are on."""
+
+    enqueued_at: float | None = None
+    failures: int = 0
+    """How often it has failed before."""
+    retry: int | None = None
+    """How often it may be tried again: 0 is never and leaves no trace, -1 goes to the dead at once."""
+    traceparent: str | None = None
+    """The producer's, well-formed, in lower case."""
+    tracestate: str | None = None
+
+
 class Reservation(msgspec.Struct, frozen=True, gc=False):
     """One job that a worker holds. ``expires_at`` is when the server gives it to another worker."""
 
@@ -94,6 +112,28 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
     jobtype: str
     reserved_at: float
     expires_at: float
+    job: JobFacts | None = None
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """A reservation that left the working set between the observations at ``since`` and at ``until``."""
+
+    reservation: Reservation
+    since: float
+    until: float
+
+
+class JobFailure(msgspec.Struct, frozen=True, gc=False):
+    """What the server keeps of a failed execution. Both texts are as short as they may be told."""
+
+    error_type: str
+    message: str
+    at: float | None = None
+    """When it failed, where the server tells it exactly."""
+    expired: bool = False
+    """Whether it was the server that failed it, because its reservation ran out."""
+    dead: bool = False
+    """Whether it was its last attempt."""
 
 
 class Scope(StrEnum):
@@ -148,6 +188,13 @@ class Source(Protocol):
         """Tell for each of ``workers`` whether it is still registered, but for those not learned; and how it went."""
         ...
 
+    async def failures(self, ended: Sequence[Ended]) -> tuple[Mapping[str, JobFailure | None], CollectorRun]:
+        """Tell by job id how each of ``ended`` failed, or ``None`` that it did not; and how asking went.
+
+        Those of which neither is known are left out.
+        """
+        ...
+
     async def close(self) -> None:
         """End every connection politely. Safe to call twice."""
         ...
@@ -157,11 +204,23 @@ Pair = tuple[str, str]
 """Queue and job type, as label values."""
 
 
+class Exemplar(msgspec.Struct, frozen=True, gc=False):
+    """One counted execution whose trace can be looked up."""
+
+    trace_id: str
+    span_id: str
+    value: float
+    """Seconds, as it was counted: within its bucket."""
+    at: float
+
+
 class Distribution(msgspec.Struct, frozen=True):
     """Cumulative counts at ascending upper bounds (the last is the total), and the sum of the values."""
 
     counts: tuple[int, ...]
     sum: float
+    exemplars: tuple[tuple[int, Exemplar], ...] = ()
+    """Of some buckets one that was counted there, with the bucket's index."""
 
     @property
     def count(self) -> int:
@@ -220,6 +279,10 @@ class Crash(msgspec.Struct, frozen=True):
     reason: CrashReason
     found_at: float
     orphans: tuple[Reservation, ...]
+    lived_at: float
+    """The last instant at which it is known to have lived."""
+    gone_at: float
+    """The first instant at which it is known to have been gone."""
 
 
 class OrphanGroup(msgspec.Struct, frozen=True):
@@ -238,6 +301,101 @@ class WorkersVerdict(msgspec.Struct, frozen=True):
     orphans: Mapping[Pair, OrphanGroup] | None
     found: tuple[Crash, ...] = ()
     """The crashes that this observation proved."""
+
+
+class Outcome(StrEnum):
+    """How an execution ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    EXPIRED = "expired"  # its reservation ran out: the server gives the job to another worker
+    CRASHED = "crashed"  # its worker went
+
+
+class Execution(msgspec.Struct, frozen=True, gc=False, tag="execution"):
+    """One execution of a job, from its reservation to its end."""
+
+    reservation: Reservation
+    outcome: Outcome | None
+    """``None``: not known."""
+    ended_at: float
+    """When it ended at the latest."""
+    uncertainty: float
+    """Seconds by which it may have ended earlier; 0 where the end is exact."""
+    error_type: str | None = None
+    error: str | None = None
+    """At most :data:`MAX_ERROR` characters."""
+    dead: bool = False
+    """Whether it was the job's last attempt."""
+    crash: CrashReason | None = None
+    found_at: float | None = None
+    """When its worker was found to have crashed."""
+    previous: float | None = None
+    """When the attempt before was reserved, if that is known."""
+
+
+class Orphaned(msgspec.Struct, frozen=True, tag="orphaned"):
+    """The time after a crash for which the job stayed reserved for a worker that was gone."""
+
+    reservation: Reservation
+    since: float
+    until: float
+    uncertainty: float
+
+
+class WorkerCrash(msgspec.Struct, frozen=True, tag="crash"):
+    """One worker that went while it held jobs: between ``lived_at`` and ``gone_at``."""
+
+    worker: str
+    reason: CrashReason
+    lived_at: float
+    gone_at: float
+    found_at: float
+    orphaned_jobs: int
+    orphans: tuple[Reservation, ...]
+    """Some of them."""
+
+
+class Restart(msgspec.Struct, frozen=True, tag="restart"):
+    """One restart of the server: it was seen before at ``since`` and after at ``until``."""
+
+    since: float
+    until: float
+
+
+Told = Execution | Orphaned | WorkerCrash | Restart
+"""One thing that becomes a trace, or a part of one."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which executions are told: all that something befell, and of the rest the slow ones and a share."""
+
+    slow_seconds: float = 60.0
+    ratio: float = 0.01
+    """Share of the rest, chosen by the id of the trace: of one job all attempts or none."""
+    per_second: float = 50.0
+    """Most executions that are told per second, on average from one observation to the next."""
+    parent: bool = False
+    """Whether a span becomes a child of its producer's, in the producer's trace, instead of linking to it."""
+
+
+class Decision(StrEnum):
+    """What became of an execution that was seen to end: a closed set, so that it may be a label value."""
+
+    TOLD = "told"
+    LEFT_OUT = "left_out"  # neither slow nor chosen, and nothing befell it
+    CAPPED = "capped"  # there were more than may be told per second
+
+
+class ExecutionsVerdict(msgspec.Struct, frozen=True):
+    """The executions that ended, as far as they are told in traces."""
+
+    told: tuple[Told, ...]
+    """What this observation added."""
+    decisions: Mapping[Decision, int]
+    """So far, every one of them from the start at 0."""
+    exemplars: Mapping[Pair, tuple[tuple[int, Exemplar], ...]]
+    """Of some buckets of the durations the newest execution that was told."""
 
 
 class ThrottleUse(msgspec.Struct, frozen=True):
@@ -294,6 +452,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     workers: WorkersVerdict
     throttles: ThrottlesVerdict
     collectors: tuple[CollectorTotals, ...]
+    executions: ExecutionsVerdict | None = None
+    """``None`` where traces are off."""
 
 
 AGE_BUCKETS: tuple[float, ...] = (

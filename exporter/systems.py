@@ -15,7 +15,7 @@ SYSTEMS: Final[Mapping[str, str]] = {"faktory": "exporter.faktory.source"}
 """The module of each system, whose ``build`` returns the source of the server that settings describe."""
 
 
-def build(settings: ServerSettings) -> Source:
-    """Return the source of one server. Opens nothing yet."""
-    source: Source = import_module(SYSTEMS[settings.system]).build(settings)
+def build(settings: ServerSettings, *, traces: bool = False) -> Source:
+    """Return the source of one server. Opens nothing yet. ``traces``: it learns what only traces tell."""
+    source: Source = import_module(SYSTEMS[settings.system]).build(settings, traces=traces)
     return source

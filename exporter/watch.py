@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 
 import msgspec
 
-from exporter.model import CollectorRun, CollectorTotals, Crash, Snapshot, Source
+from exporter.model import CollectorRun, CollectorTotals, Crash, JobFailure, Snapshot, Source, Told
 from exporter.signals import Memory, Pending, Signals
 
 logger = logging.getLogger("forewarn.watch")
@@ -42,10 +42,22 @@ class Watch:
         crash_told: asyncio.Event,
         executor: Executor,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[Snapshot, float, float], None] | None = None,
     ) -> None:
-        """``publish`` is called in ``executor`` once per poll; ``crash_told`` is set when a crash has been counted.
+        """Nothing is polled before :meth:`run`.
 
-        ``interval`` is in seconds.
+        Args:
+            name: The server's, as configured.
+            system: What kind of server it is.
+            source: Where its state is learned.
+            signals: What is made of it.
+            interval: Seconds from one poll to the next.
+            publish: Called in ``executor`` once per poll, with the snapshot.
+            crash_told: Set when what was told must outlive this process: a crash was counted, or something became
+                part of a trace.
+            executor: Where the work that grows with the server is done: one thread.
+            clock: In seconds.
+            tell: Called in the event loop after each poll, with the snapshot and the poll's start and end by ``clock``.
         """
         self.name = name
         self.snapshot: Snapshot | None = None
@@ -57,6 +69,8 @@ class Watch:
         self._crash_told = crash_told
         self._executor = executor
         self._clock = clock
+        self._tell = tell
+        self._untold: tuple[Told, ...] = ()
         self._broken = False
 
     async def run(self) -> None:
@@ -68,6 +82,7 @@ class Watch:
 
     async def poll(self) -> Snapshot:
         """Learn what is known now and publish it."""
+        started = self._clock()
         observation = await self._source.observe()
         # The work below grows with the number of busy jobs: off the loop, so that no scrape waits for it.
         loop = asyncio.get_running_loop()
@@ -76,25 +91,44 @@ class Watch:
         if pending.suspects:
             answers, run = await self._source.probe(pending.suspects)
             probes, runs = dict(answers), (*runs, run)
+        failures: Mapping[str, JobFailure | None] = {}
+        if pending.ended:
+            failures, run = await self._source.failures(pending.ended)
+            runs = (*runs, run)
         before = self.snapshot
-        after = await loop.run_in_executor(self._executor, self._conclude, pending, probes, runs)
+        after = await loop.run_in_executor(self._executor, self._conclude, pending, probes, runs, failures)
         self.snapshot = after
+        if after.workers.found or (after.executions is not None and after.executions.told):
+            self._crash_told.set()
+        if self._tell is not None:
+            self._tell(after, started, self._clock())
+            self._untold = ()
         for event in transitions(before, after):
             logger.log(event.level, event.message, extra={"fields": {"server": self.name, **event.fields}})
-        if after.workers.found:
-            self._crash_told.set()
         return after
 
     def memory(self) -> Memory:
-        """Return what the next run of Forewarn needs of this server."""
-        return self._signals.memory()
+        """Return what the next run of Forewarn needs of this server. To be called in the executor.
+
+        Its ``untold`` is what has not been handed to ``tell`` yet.
+        """
+        return msgspec.structs.replace(self._signals.memory(), untold=self._untold)
 
     async def close(self) -> None:
         """Part from the server politely."""
         await self._source.close()
 
-    def _conclude(self, pending: Pending, probes: dict[str, bool], runs: tuple[CollectorRun, ...]) -> Snapshot:
-        verdicts = self._signals.conclude(pending, probes, runs)
+    def _conclude(
+        self,
+        pending: Pending,
+        probes: dict[str, bool],
+        runs: tuple[CollectorRun, ...],
+        failures: Mapping[str, JobFailure | None],
+    ) -> Snapshot:
+        verdicts = self._signals.conclude(pending, probes, runs, failures)
+        if self._tell is not None and verdicts.executions is not None:
+            # The state may be saved before the loop comes to hand it over: it would be lost to the next run.
+            self._untold = verdicts.executions.told
         snapshot = Snapshot(
             server=self.name,
             system=self._system,
@@ -107,6 +141,7 @@ class Watch:
             workers=verdicts.workers,
             throttles=verdicts.throttles,
             collectors=verdicts.collectors,
+            executions=verdicts.executions,
         )
         self._publish(snapshot)
         return snapshot

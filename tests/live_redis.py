@@ -16,7 +16,7 @@ import msgspec
 from tests.programs import need
 from tests.servers import WatchedServer, free_port
 
-_MONITORED = re.compile(rb'\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"')
+_MONITORED = re.compile(rb'\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"(?: (.*))?')
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -24,6 +24,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     client: str
     command: str
+    arguments: tuple[str, ...] = ()
+    """As far as no quote or blank stands in them."""
 
     @property
     def by_tcp(self) -> bool:
@@ -52,7 +54,8 @@ async def monitored(server: WatchedServer) -> AsyncIterator[list[Asked]]:
         while line := await reader.readline():
             match = _MONITORED.match(line)
             assert match, line[:200]
-            seen.append(Asked(match[1].decode(), match[2].decode().upper()))
+            arguments = (match[3] or b"").decode("utf-8", "replace").replace('"', "").split()
+            seen.append(Asked(match[1].decode(), match[2].decode().upper(), tuple(arguments)))
 
     noting = asyncio.create_task(note())
     try:

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from exporter.model import Details, Health, Observation, Queue, Reservation
+import msgspec
+
+from exporter.model import Details, Ended, Health, JobFacts, JobFailure, Observation, Outcome, Queue, Reservation
 from exporter.signals import Signals, Verdicts
 
 EPOCH = 1_700_000_000.0
 BEAT = 15.0
 EXPIRY = 60.0
 REAPER = 15.0
+RETRIED = 15.0
+"""Seconds after which a failed job may be tried again, at the earliest."""
+
+Key = tuple[str, float]
+"""One execution: the id of its job, and when that was reserved."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A job that failed and waits for its retry, or is dead."""
+
+    reservation: Reservation
+    failure: JobFailure
+    at: float
 
 
 @dataclass
@@ -40,6 +56,11 @@ class SimServer:
     working: dict[str, Reservation] = field(default_factory=dict)
     beats_asked: list[tuple[float, str]] = field(default_factory=list)
     reaped_at: dict[str, float] = field(default_factory=dict)
+    processed: int = 0
+    failed: int = 0
+    kept: dict[str, Kept] = field(default_factory=dict)
+    ended: dict[Key, tuple[float, Outcome | None]] = field(default_factory=dict)
+    """When each execution ended, and how; ``None``: removed by hand."""
     ids: itertools.count[int] = field(default_factory=itertools.count)
 
     def worker(self, wid: str, connections: int = 2) -> SimWorker:
@@ -47,15 +68,53 @@ class SimServer:
         self.workers[wid] = self.registered[wid] = worker
         return worker
 
-    def fetch(self, wid: str, queue: str = "default", jobtype: str = "Job", reserve_for: float = 1800.0) -> str:
-        jid = f"jid-{next(self.ids)}"
-        self.working[jid] = Reservation(jid, wid, queue, jobtype, self.now, self.now + reserve_for)
+    def fetch(
+        self,
+        wid: str,
+        queue: str = "default",
+        jobtype: str = "Job",
+        reserve_for: float = 1800.0,
+        *,
+        jid: str = "",
+        job: JobFacts | None = None,
+    ) -> str:
+        jid = jid or f"jid-{next(self.ids)}"
+        self.working[jid] = Reservation(jid, wid, queue, jobtype, self.now, self.now + reserve_for, job)
         self.commands += 1
         return jid
 
     def finish(self, jid: str) -> None:
         self.commands += 1
-        del self.working[jid]
+        self.processed += 1
+        self._end(self.working.pop(jid), Outcome.FINISHED)
+
+    def fail(self, jid: str) -> None:
+        self.commands += 1
+        self._fail(self.working.pop(jid), JobFailure("IOError", "told", at=self.now))
+
+    def retry(self, jid: str, wid: str, reserve_for: float = 1800.0) -> None:
+        kept = self.kept.pop(jid).reservation
+        job = msgspec.structs.replace(kept.job or JobFacts(), failures=1 + (kept.job.failures if kept.job else 0))
+        self.fetch(wid, kept.queue, kept.jobtype, reserve_for, jid=jid, job=job)
+
+    def flush(self) -> None:
+        """Remove everything."""
+        self.processed = self.failed = 0
+        for reservation in self.working.values():
+            self._end(reservation, None)
+        self.working.clear()
+        self.kept.clear()
+
+    def answers(self, ended: Sequence[Ended]) -> dict[str, JobFailure | None]:
+        """Tell as a source does how each of ``ended`` failed, or that it did not, where either can be known."""
+        answers: dict[str, JobFailure | None] = {}
+        for each in ended:
+            job, kept = each.reservation.job, self.kept.get(each.reservation.jid)
+            if kept is not None and kept.reservation.job == job:
+                answers[each.reservation.jid] = kept.failure
+            elif job is not None and job.retry != 0 and self.now < each.since + RETRIED:
+                answers[each.reservation.jid] = None
+        return answers
 
     def kill(self, wid: str) -> None:
         self.workers.pop(wid)
@@ -98,7 +157,19 @@ class SimServer:
                 self.workers.pop(wid, None)
                 self.reaped += 1
                 self.reaped_at[wid] = self.now
-        self.working = {jid: it for jid, it in self.working.items() if it.expires_at > self.now}
+        for reservation in [it for it in self.working.values() if it.expires_at <= self.now]:
+            del self.working[reservation.jid]
+            self._fail(reservation, JobFailure("ReservationExpired", "told", at=self.now, expired=True))
+
+    def _fail(self, reservation: Reservation, failure: JobFailure) -> None:
+        self.processed += 1
+        self.failed += 1
+        self._end(reservation, Outcome.EXPIRED if failure.expired else Outcome.FAILED)
+        if reservation.job is not None and reservation.job.retry != 0:
+            self.kept[reservation.jid] = Kept(reservation, failure, self.now)
+
+    def _end(self, reservation: Reservation, outcome: Outcome | None) -> None:
+        self.ended[reservation.jid, reservation.reserved_at] = self.now, outcome
 
 
 class SimWatch:
@@ -131,13 +202,19 @@ class SimWatch:
             connections_limit=2000,
             details=self.details,
             queues={"default": Queue(jobs=0, latency=0.0, paused=False)} if redis else None,
+            processed=server.processed if redis else None,
+            failed=server.failed if redis else None,
             reservations=dict(server.working) if redis else None,
         )
         self.interrupted = False
         pending = self.signals.receive(observation)
         probes = {wid: server.answer(wid) for wid in pending.suspects}
-        self.verdicts.append(self.signals.conclude(pending, probes, ()))
+        self.verdicts.append(self.signals.conclude(pending, probes, (), self.answers(pending.ended)))
         return self.verdicts[-1]
+
+    def answers(self, ended: Sequence[Ended]) -> Mapping[str, JobFailure | None]:
+        """Ask the server how each of ``ended`` failed."""
+        return self.server.answers(ended)
 
     def run(self, seconds: float) -> Verdicts:
         """Let time pass, polling at every interval."""

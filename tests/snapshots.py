@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
+from exporter.catalogue import OTLP_FAILURES, OTLP_ITEMS, OTLP_WAITING, Column
 from exporter.model import (
     AGE_BUCKETS,
     DURATION_BUCKETS,
@@ -17,12 +19,16 @@ from exporter.model import (
     CollectorTotals,
     ConnectionsVerdict,
     CrashReason,
+    Decision,
     Details,
     Distribution,
+    ExecutionsVerdict,
+    Exemplar,
     Failure,
     Health,
     Observation,
     OrphanGroup,
+    Pair,
     Queue,
     QueuesVerdict,
     Reason,
@@ -107,7 +113,26 @@ def full(server: str = "faktory", system: str = "faktory", *, size: int = 2, tak
                 CollectorRun("store", 0.25, Failure(Reason.TIMEOUT, "no answer within 1 s")), {Reason.TIMEOUT: 7}
             ),
         ),
+        executions=ExecutionsVerdict(
+            (),
+            {Decision.TOLD: 3, Decision.LEFT_OUT: 40, Decision.CAPPED: 1},
+            {pairs[0]: (exemplar(40, "a1"), exemplar(100_000, "b2"))},
+        ),
     )
+
+
+def exemplar(value: float, trace: str, *, at: float = NOW - 5) -> tuple[int, Exemplar]:
+    """One execution of ``value`` seconds, with the index of its bucket; ``trace`` is the start of its trace's id."""
+    return bisect_left(DURATION_BUCKETS, value), Exemplar(trace.ljust(32, "0"), "c" * 16, value, at)
+
+
+def pushes() -> list[Column]:
+    """What the sidecar tells of its pushes: a series of each metric."""
+    return [
+        (OTLP_ITEMS, [("traces", "sent"), ("metrics", "dropped")], [5, 6]),
+        (OTLP_FAILURES, [("traces", Reason.TIMEOUT.value)], [7]),
+        (OTLP_WAITING, [()], [8]),
+    ]
 
 
 names = st.one_of(
@@ -126,6 +151,26 @@ def distributions(draw: st.DrawFn, bounds: Sequence[float]) -> Distribution:
     return distribution(bounds, values)
 
 
+ids = st.integers(1, 2**64 - 1).map(lambda number: f"{number:016x}")
+
+
+@st.composite
+def exemplars(draw: st.DrawFn) -> tuple[tuple[int, Exemplar], ...]:
+    trace_ids = st.tuples(ids, ids).map("".join)
+    found = draw(st.lists(st.builds(Exemplar, trace_ids, ids, st.floats(0, 1e6), st.floats(0, 4e9)), max_size=4))
+    return tuple({bisect_left(DURATION_BUCKETS, it.value): it for it in found}.items())
+
+
+@st.composite
+def executions(draw: st.DrawFn, durations: Sequence[Pair]) -> ExecutionsVerdict:
+    told = pairs if not durations else st.sampled_from(durations) | pairs
+    return ExecutionsVerdict(
+        (),
+        draw(st.dictionaries(st.sampled_from(Decision), counts)),
+        draw(st.dictionaries(told, exemplars(), max_size=3)),
+    )
+
+
 @st.composite
 def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory") -> Snapshot:
     """Any snapshot that signals could make, and numbers that arithmetic should not have made."""
@@ -142,6 +187,7 @@ def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory")
     uses = st.builds(ThrottleUse, st.integers(0, 100), st.none() | st.integers(0, 200), some, seconds)
     failures = st.none() | st.builds(Failure, st.sampled_from(Reason), st.text(max_size=5))
     collectors = draw(st.lists(st.sampled_from(["health", "store", "details"]), unique=True))
+    durations = draw(st.dictionaries(pairs, distributions(DURATION_BUCKETS), max_size=3))
     return Snapshot(
         server=server,
         system=system,
@@ -168,7 +214,7 @@ def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory")
         busy=BusyVerdict(
             draw(st.none() | st.dictionaries(pairs, groups, max_size=4)),
             draw(st.none() | st.dictionaries(names, distributions(AGE_BUCKETS), max_size=3)),
-            draw(st.dictionaries(pairs, distributions(DURATION_BUCKETS), max_size=3)),
+            durations,
         ),
         workers=WorkersVerdict(
             draw(some),
@@ -185,4 +231,5 @@ def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory")
             )
             for name in collectors
         ),
+        executions=draw(st.none() | executions(list(durations))),
     )

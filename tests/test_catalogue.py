@@ -18,6 +18,8 @@ from exporter.model import (
     BusyVerdict,
     Details,
     Distribution,
+    ExecutionsVerdict,
+    Exemplar,
     Queue,
     QueuesVerdict,
     Reason,
@@ -26,7 +28,7 @@ from exporter.model import (
     ThrottlesVerdict,
     ThrottleUse,
 )
-from tests.snapshots import HOSTILE, NOW, empty, full, snapshots
+from tests.snapshots import HOSTILE, NOW, empty, exemplar, full, snapshots
 
 replace = msgspec.structs.replace
 
@@ -144,6 +146,44 @@ class TestPoints:
         its = told(replace(empty(), busy=BusyVerdict(None, {"q": Distribution(counts, sum_)}, {})))
         assert its["busy_job_age_seconds"] == {("q",): Distribution(counts, 0.0)}
 
+    def test_exemplars_stand_in_the_distribution_of_their_pair(self) -> None:
+        its = told(full())["job_duration_seconds"]
+        assert [exemplars_of(value) for value in its.values()] == [(exemplar(40, "a1"), exemplar(100_000, "b2")), ()]
+
+    def test_exemplars_of_a_pair_without_a_distribution_are_left_out(self) -> None:
+        verdict = ExecutionsVerdict((), {}, {("gone", "Gone"): (exemplar(40, "a1"),)})
+        snapshot = replace(full(), executions=verdict)
+        assert set(map(exemplars_of, told(snapshot)["job_duration_seconds"].values())) == {()}
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            (6, Exemplar("a" * 32, "b" * 16, 30.0, NOW)),
+            (99, Exemplar("a" * 32, "b" * 16, 1e6, NOW)),
+            (-1, Exemplar("a" * 32, "b" * 16, 1e6, NOW)),
+            (0, Exemplar("a" * 32, "b" * 16, math.nan, NOW)),
+            (0, Exemplar("a" * 32, "b" * 16, -1.0, NOW)),
+            (15, Exemplar("a" * 32, "b" * 16, math.inf, NOW)),
+            (0, Exemplar("a" * 32, "b" * 16, 0.5, math.inf)),
+        ],
+    )
+    def test_an_exemplar_that_cannot_be_in_its_bucket_is_left_out(self, wrong: tuple[int, Exemplar]) -> None:
+        pair = ("queue-1", "Job1")
+        snapshot = replace(full(), executions=ExecutionsVerdict((), {}, {pair: (wrong, exemplar(1.5, "c3"))}))
+        assert exemplars_of(told(snapshot)["job_duration_seconds"][pair]) == (exemplar(1.5, "c3"),)
+
+    def test_of_two_exemplars_of_one_bucket_the_later_is_told(self) -> None:
+        pair = ("queue-1", "Job1")
+        verdict = ExecutionsVerdict((), {}, {pair: (exemplar(40, "a1"), exemplar(41, "b2"))})
+        assert exemplars_of(told(replace(full(), executions=verdict))["job_duration_seconds"][pair]) == (
+            exemplar(41, "b2"),
+        )
+
+    def test_decisions_on_executions_are_counted_from_the_start_where_traces_are_on(self) -> None:
+        snapshot = replace(full(), executions=ExecutionsVerdict((), {}, {}))
+        assert told(snapshot)["forewarn_trace_executions_total"] == {("told",): 0, ("left_out",): 0, ("capped",): 0}
+        assert "forewarn_trace_executions_total" not in told(replace(full(), executions=None))
+
     @pytest.mark.parametrize("age", [math.nan, math.inf, -math.inf])
     def test_what_is_not_finite_is_not_known(self, age: float) -> None:
         busy = BusyVerdict({("q", "J"): BusyGroup(1, age, 0.5)}, None, {})
@@ -212,6 +252,11 @@ def test_the_age_of_a_snapshot_is_never_negative() -> None:
 
 def every_point(snapshot: Snapshot) -> list[Point]:
     return [point for _, its in points(snapshot) for point in its]
+
+
+def exemplars_of(value: Value) -> tuple[tuple[int, Exemplar], ...]:
+    assert isinstance(value, Distribution)
+    return value.exemplars
 
 
 def sound(value: Value) -> bool:

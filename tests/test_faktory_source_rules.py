@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from exporter.faktory.source import connections_limit, info_due, parse_version
-from exporter.model import Health
+from exporter import systems
+from exporter.faktory.client import Client
+from exporter.faktory.endpoint import Endpoint
+from exporter.faktory.source import FaktorySource, connections_limit, info_due, parse_version
+from exporter.model import Ended, Health, JobFacts, Reservation
+from exporter.secret import Secret
+from exporter.settings import ServerSettings
+from tests.servers import WatchedServer
+from tests.wire import Wire
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,51 @@ def test_the_connection_limit_is_configured_or_implied_by_an_open_source_version
 
 def test_without_health_only_a_configured_limit_is_known() -> None:
     assert (connections_limit(None, None), connections_limit(7, None)) == (None, 7)
+
+
+async def test_without_redis_it_is_not_known_how_any_job_ended() -> None:
+    source = FaktorySource(Client(Endpoint("127.0.0.1", 1)), web_url="http://127.0.0.1:1")
+    held = Reservation("job-1", "worker-1", "mail", "Send", 100.0, 1900.0, JobFacts(retry=25))
+    known, run = await source.failures([Ended(held, 110.0, 115.0)])
+    assert known == {}
+    assert (run.name, run.failure) == ("failures", None)
+    await source.close()
+
+
+@pytest.mark.parametrize("redis", [True, False])
+async def test_each_part_of_a_poll_tells_when_it_began(server: WatchedServer, redis: bool) -> None:
+    settings = ServerSettings(
+        name="faktory",
+        url=Secret(server.url),
+        web_url=server.web_url,
+        config_dir=server.config_dir,
+        redis_url=Secret(server.redis_url) if redis else None,
+    )
+    source = systems.build(settings)
+    before = time.monotonic()
+    runs = [*(await source.observe()).runs, (await source.probe(["w"]))[1], (await source.failures([]))[1]]
+    after = time.monotonic()
+    await source.close()
+    part = {"redis"} if redis else {"info"}
+    assert {run.name for run in runs} >= part | {"health", "connection", "throttles", "sockets", "workers", "failures"}
+    for run in runs:
+        assert run.started is not None, run.name
+        assert before <= run.started <= run.started + run.seconds <= after
+
+
+@pytest.mark.parametrize("traces", [True, False])
+async def test_jobs_tell_of_themselves_only_where_traces_are_on(server: WatchedServer, traces: bool) -> None:
+    settings = ServerSettings(
+        name="faktory", url=Secret(server.url), web_url=server.web_url, redis_url=Secret(server.redis_url)
+    )
+    source = systems.build(settings, traces=traces)
+    async with await Wire.connect(server.url, "worker-1") as worker:
+        await worker.push(queue="mail", retry=3)
+        assert await worker.fetch("mail")
+        (held,) = ((await source.observe()).reservations or {}).values()
+    await source.close()
+    assert (held.job is not None) == traces
+    if held.job is not None:
+        assert (held.job.retry, held.job.failures) == (3, 0)
+        assert held.job.enqueued_at is not None
+        assert 0 <= held.reserved_at - held.job.enqueued_at < 10

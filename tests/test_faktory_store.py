@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import redis.asyncio
 import trustme
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from exporter.faktory import redis_link
+from exporter.faktory import store as store_module
 from exporter.faktory.errors import FaktoryError
 from exporter.faktory.redis_link import ALLOWED, RedisAddress, RedisLink
-from exporter.faktory.store import Store, StoreFacts
+from exporter.faktory.store import MAX_LOOKED, MAX_PAGE, Store, StoreFacts
 from exporter.faktory.working import decode_reservation
-from exporter.model import Failure, Queue, Reason, Reservation
+from exporter.model import Ended, Failure, JobFacts, JobFailure, Queue, Reason, Reservation
 from exporter.secret import Secret
 from tests.misbehaving import raw, serving
 from tests.programs import need
@@ -39,7 +42,8 @@ class Redis:
         self.port = free_port()
         self.tls_port = free_port()
         self.folder = folder
-        self.client: Any = redis.asyncio.Redis(unix_socket_path=str(self.socket))
+        # It tells of a failure at once: while Redis starts, each retry of the client's own would wait a second.
+        self.client: Any = redis.asyncio.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
 
     @property
     def url(self) -> str:
@@ -373,9 +377,9 @@ async def test_unchanged_reservations_are_not_decoded_again(
     decoded: list[bytes] = []
     real = decode_reservation
 
-    def counting(data: bytes, score: float, shared: Any) -> Reservation:
+    def counting(data: bytes, score: float, shared: Any, *, facts: bool) -> Reservation:
         decoded.append(data)
-        return real(data, score, shared)
+        return real(data, score, shared, facts=facts)
 
     monkeypatch.setattr("exporter.faktory.store.decode_reservation", counting)
     await own.work(member("a"), member("b"))
@@ -426,6 +430,194 @@ async def test_an_entry_that_is_no_reservation_is_counted_and_the_rest_read(own:
 async def test_a_broken_entry_at_the_edge_of_a_page_is_counted_once(own: Redis, store: Store) -> None:
     await own.client.zadd("working", {f"broken-{n}": NOW + n // 3 for n in range(1000)})
     assert (await store.read()).undecodable == 1000
+
+
+async def test_what_jobs_tell_of_themselves_is_read_only_where_it_is_wanted(own: Redis, store: Store) -> None:
+    wanting = Store(own.url, facts=True)
+    await own.work(member("a", retry=3, enqueued_at="2026-11-21T08:09:00Z"))
+    assert reservations(await wanting.read())["a"].job == JobFacts(NOW - 60, 0, 3)
+    assert reservations(await store.read())["a"].job is None
+    await wanting.close()
+
+
+# Jobs that failed
+
+SINCE = NOW - 10
+DUE = SINCE + 31
+"""A score within the window of a first failure."""
+
+DEATH = SINCE + 2 + 180 * 86400
+
+
+def left(jid: str, *, failures: int = 0, retry: int = 25) -> Ended:
+    held = Reservation(jid, "worker-1", "mail", "Send", SINCE - 60, NOW + 1740, JobFacts(None, failures, retry))
+    return Ended(held, SINCE, SINCE + 5)
+
+
+def failed(jid: str, count: int = 0, size: int = 0) -> bytes:
+    failure = {"retry_count": count, "failed_at": "2026-11-21T08:09:51Z", "message": f"of {jid}", "errtype": "Bang"}
+    return json.dumps({"jid": jid, "args": ["x" * size], "failure": failure}).encode()
+
+
+def now() -> float:
+    return NOW
+
+
+def asked_of(store: Store) -> list[tuple[redis_link.Command, int]]:
+    """Note from now on every command that is sent, and how many entries it was answered with."""
+    asked: list[tuple[redis_link.Command, int]] = []
+    real = store._link.ask
+
+    async def watching(*commands: redis_link.Command) -> list[Any]:
+        answers = await real(*commands)
+        asked.extend(
+            (command, len(answer) // 2 if isinstance(answer, list) else 0)
+            for command, answer in zip(commands, answers, strict=True)
+        )
+        return answers
+
+    store._link.ask = watching  # type: ignore[method-assign]
+    return asked
+
+
+async def test_jobs_that_failed_and_jobs_that_did_not_are_told_apart(own: Redis, store: Store) -> None:
+    await own.client.zadd("retries", {failed("a"): DUE, failed("stranger"): DUE})
+    await own.client.zadd("dead", {failed("b", 3): DEATH})
+    ended = [left("a"), left("b", failures=3, retry=3), left("c"), left("d", retry=-1), left("e", retry=0)]
+    facts = await store.failures(ended, now)
+    assert facts.failure is None
+    assert facts.known == {
+        "a": JobFailure("Bang", "of a", NOW - 9),
+        "b": JobFailure("Bang", "of b", SINCE + 2, dead=True),
+        "c": None,
+        "d": None,
+    }
+
+
+async def test_only_the_windows_are_read_in_which_the_jobs_must_stand(own: Redis, store: Store) -> None:
+    for name, within in (("retries", DUE), ("dead", DEATH)):
+        await own.client.zadd(name, {failed(f"{n}"): within + 1000 * (n - 50) for n in range(100)})
+    asked = asked_of(store)
+    await store.failures([left("a"), left("b", retry=-1)], now)
+    assert [entries for _, entries in asked] == [1, 1]
+    assert [command[:4] for command, _ in asked] == [
+        ("ZRANGEBYSCORE", "dead", repr(SINCE - 1 + 180 * 86400), repr(NOW + 1 + 180 * 86400)),
+        ("ZRANGEBYSCORE", "retries", repr(SINCE - 1 + 15), repr(NOW + 1 + 15 + 29)),
+    ]
+
+
+async def test_where_nothing_can_be_found_nothing_is_asked(store: Store) -> None:
+    asked = asked_of(store)
+    assert (await store.failures([left("a", retry=0)], now)).known == {}
+    assert (await store.failures([], now)).known == {}
+    assert asked == []
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 3000])
+async def test_a_window_of_many_pages_is_read_whole_whatever_the_scores(
+    own: Redis, store: Store, distinct: int
+) -> None:
+    await own.client.zadd("retries", {failed(f"job-{n}"): DUE + n % distinct / 1000 for n in range(3000)})
+    facts = await store.failures([left(f"job-{n}") for n in range(3001)], now)
+    assert {jid for jid, failure in facts.known.items() if failure} == {f"job-{n}" for n in range(3000)}
+    assert facts.known["job-3000"] is None
+
+
+async def test_once_all_are_found_no_more_is_read(own: Redis, store: Store) -> None:
+    await own.client.zadd("retries", {failed(f"job-{n}"): DUE + n / 1000 for n in range(3000)})
+    asked = asked_of(store)
+    await store.failures([left("job-5")], now)
+    assert len(asked) == 1
+
+
+async def test_in_a_storm_only_so_many_entries_are_read_and_the_rest_is_not_known(own: Redis, store: Store) -> None:
+    await own.client.zadd("retries", {failed(f"job-{n:05d}"): DUE + n / 1000 for n in range(MAX_LOOKED + 1000)})
+    asked = asked_of(store)
+    facts = await store.failures([left("job-00000"), left("job-05900"), left("finished")], now)
+    assert list(facts.known) == ["job-00000"]
+    assert facts.failure is None
+    assert sum(entries for _, entries in asked) == MAX_LOOKED
+    assert max(entries for _, entries in asked) <= MAX_PAGE
+
+
+async def test_the_bound_holds_over_all_windows(own: Redis, store: Store) -> None:
+    ended = [left(f"job-{n}", failures=n, retry=1000) for n in range(100)]
+    await own.client.zadd("retries", {failed(f"x-{n}-{m}"): SINCE + 20 + n**4 for n in range(100) for m in range(100)})
+    asked = asked_of(store)
+    facts = await store.failures(ended, now)
+    assert MAX_LOOKED * 0.9 < sum(max(1, entries) for _, entries in asked) <= MAX_LOOKED
+    # The first are known not to have failed, of the last that is not known.
+    assert 10 < len(facts.known) < 60
+    assert set(facts.known.values()) == {None}
+
+
+async def test_a_question_without_an_answer_counts_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MAX_LOOKED", 20)
+    asked = asked_of(store)
+    facts = await store.failures([left(f"job-{n}", failures=n, retry=1000) for n in range(50)], now)
+    assert len(asked) == 20
+    assert 20 < len(facts.known) < 30, "the first windows are one"
+
+
+async def test_large_entries_are_read_a_few_at_a_time(own: Redis, store: Store) -> None:
+    await own.client.zadd("retries", {failed(f"job-{n}", size=200_000): DUE + n / 1000 for n in range(40)})
+    asked = asked_of(store)
+    await store.failures([left("other")], now)
+    assert max(entries for _, entries in asked[1:]) <= 4
+
+
+async def test_beside_an_entry_that_is_no_job_nothing_is_concluded(own: Redis, store: Store) -> None:
+    await own.client.zadd("retries", {b"secret": DUE, failed("a"): DUE})
+    facts = await store.failures([left("a"), left("b"), left("c", retry=-1)], now)
+    assert set(facts.known) == {"a", "c"}
+    assert facts.failure is not None
+    assert facts.failure.reason is Reason.DECODE
+    assert "`retries`" in facts.failure.message
+    assert "secret" not in facts.failure.message
+
+
+async def test_of_a_set_that_is_none_nothing_is_concluded(own: Redis, store: Store) -> None:
+    await own.client.set("retries", "text")
+    facts = await store.failures([left("a"), left("c", retry=-1)], now)
+    assert facts.known == {"c": None}
+    assert facts.failure is not None
+    assert "ZRANGEBYSCORE retries" in facts.failure.message
+
+
+async def test_what_was_read_too_late_is_not_taken_for_finished(own: Redis, store: Store) -> None:
+    """The server may have moved a failed job on to its queue by then."""
+    await own.client.zadd("retries", {failed("a"): DUE})
+    clock = iter([NOW, SINCE + 15])
+    assert set((await store.failures([left("a"), left("b")], lambda: next(clock))).known) == {"a"}
+
+
+async def test_what_was_found_before_redis_hung_is_told(
+    own: Redis, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FAILURES_DEADLINE", 0.3)
+    await own.client.zadd("dead", {failed("a"): DEATH})
+    real = store._link.ask
+
+    async def hanging(*commands: redis_link.Command) -> list[Any]:
+        if commands[0][1] == "retries":
+            await own.client.client_pause(700)
+        return await real(*commands)
+
+    store._link.ask = hanging  # type: ignore[method-assign]
+    facts = await store.failures([left("a", retry=-1), left("b")], now)
+    assert set(facts.known) == {"a"}
+    assert facts.failure is not None
+    assert facts.failure.reason is Reason.TIMEOUT
+    assert "how the rest ended is not known" in facts.failure.message
+    await own.client.client_unpause()
+    assert (await store.failures([left("c", retry=-1)], now)).known == {"c": None}, "the connection is in step"
+
+
+async def test_without_redis_nothing_is_known_of_failures(tmp_path: Path) -> None:
+    facts = await Store(f"unix://{tmp_path}/redis.sock").failures([left("a")], now)
+    assert facts.known == {}
+    assert facts.failure is not None
+    assert facts.failure.reason is Reason.UNREACHABLE
 
 
 # Failures

@@ -7,18 +7,28 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from exporter import systems
+from exporter.faktory.failures import DEAD_SECONDS
+from exporter.faktory.store import MAX_LOOKED, MAX_PAGE, Store
+from exporter.model import Choice, Ended, JobFacts, Outcome, Reservation
+from exporter.secret import Secret
+from exporter.settings import ServerSettings
+from exporter.signals import Signals
+from exporter.watch import Watch
 from tests.forewarn import Forewarn
 from tests.live_churn import Churn, NaivePoller
-from tests.live_redis import monitored, open_tcp_port
+from tests.live_redis import Asked, monitored, open_tcp_port
 from tests.live_relay import Relay, Said
-from tests.servers import RealFaktory, StandInFaktory, WatchedServer, running, wait_until
+from tests.servers import RealFaktory, StandInFaktory, WatchedServer, free_port, running, wait_until
 from tests.wire import Wire
 
 SOAK = float(os.environ.get("FOREWARN_SOAK_SECONDS", "60"))
@@ -356,3 +366,222 @@ async def _fill(server: WatchedServer) -> None:
 def _job(jid: str, queue: str, at: str) -> dict[str, object]:
     times = {"created_at": at, "enqueued_at": at}
     return {"jid": jid, "queue": queue, "jobtype": "Job", "args": [1, "two", {"three": 3}], "retry": 25} | times
+
+
+# Traces
+
+
+@asynccontextmanager
+async def watching(server: WatchedServer, port: int, *, traces: bool) -> AsyncIterator[Watch]:
+    """A watch that reads the server's Redis by TCP."""
+    settings = ServerSettings(
+        name="faktory",
+        url=Secret(server.url),
+        web_url=server.web_url,
+        redis_url=Secret(f"redis://127.0.0.1:{port}/0"),
+    )
+    with ThreadPoolExecutor(1) as executor:
+        watch = Watch(
+            "faktory",
+            "faktory",
+            systems.build(settings, traces=traces),
+            Signals(200, server="faktory", choice=Choice(ratio=1, per_second=10_000) if traces else None),
+            interval=5,
+            publish=lambda _: None,
+            crash_told=asyncio.Event(),
+            executor=executor,
+        )
+        try:
+            yield watch
+        finally:
+            await watch.close()
+
+
+async def test_traces_ask_for_nothing_more_while_no_job_fails(server: WatchedServer) -> None:
+    port = await open_tcp_port(server)
+    async with (
+        watching(server, port, traces=False) as without,
+        watching(server, port, traces=True) as with_them,
+        await Wire.connect(server.url, "worker-1") as worker,
+        monitored(server) as asked,
+    ):
+        outcomes: list[Outcome | None] = []
+        for _ in range(6):
+            jid = await worker.push(queue="mail")
+            assert await worker.fetch("mail")
+            await without.poll()
+            outcomes += _told(with_them, await with_them.poll())
+            await worker.ack(jid)
+        for _ in range(2):
+            await without.poll()
+            outcomes += _told(with_them, await with_them.poll())
+        assert outcomes == [Outcome.FINISHED] * 6
+        await wait_until(lambda: len(_polls_by_client(asked)) == 2, what="both have been heard")
+        first, second = _polls_by_client(asked).values()
+    assert first == second
+    assert len(first) > 8 * 8
+
+
+async def test_after_jobs_that_failed_traces_read_only_where_they_stand(server: WatchedServer) -> None:
+    port = await open_tcp_port(server)
+    await _fill_far_away(server)
+    async with (
+        watching(server, port, traces=True) as watch,
+        await Wire.connect(server.url, "worker-1") as worker,
+        monitored(server) as asked,
+    ):
+        for retry in (25, -1, 25):
+            await worker.push(queue="mail", retry=retry)
+        jids = [job["jid"] for job in [await worker.fetch("mail") for _ in range(3)] if job]
+        await watch.poll()
+        before = time.time()
+        await worker.fail(jids[0])
+        await worker.fail(jids[1])
+        await worker.ack(jids[2])
+        await watch.poll()
+        told = _told(watch, await watch.poll())
+        after = time.time()
+        await watch.poll()
+        looked = _looked(asked)
+    assert sorted(map(str, told)) == ["failed", "failed", "finished"]
+    assert {each.command for each in asked if each.by_tcp} <= READS
+    assert [each.arguments[0] for each in looked] == ["dead", "retries"], "one page of each, and only once"
+    for each, (earliest, latest) in zip(looked, ((DEAD_SECONDS, DEAD_SECONDS), (15, 15 + 29)), strict=True):
+        _, low, high, _, _, _, count = each.arguments
+        assert before + earliest - 3 < float(low) < before + earliest
+        assert after + latest < float(high) < after + latest + 3
+        assert int(count) <= MAX_PAGE
+
+
+async def test_only_a_sidecar_with_traces_on_looks_for_failed_jobs_and_only_once_one_failed(
+    server: WatchedServer,
+) -> None:
+    redis_url = f"--faktory.redis-url=redis://127.0.0.1:{await open_tcp_port(server)}/0"
+    nowhere = f"--otlp.endpoint=http://127.0.0.1:{free_port()}"
+    async with (
+        monitored(server) as asked,
+        Forewarn(server, redis=False, arguments=[redis_url]) as without,
+        Forewarn(server, redis=False, arguments=[redis_url, nowhere]) as with_them,
+        await Wire.connect(server.url, "worker-1") as worker,
+    ):
+        both = (without, with_them)
+        for finishes in (True, False):
+            jid = await worker.push(queue="mail")
+            assert await worker.fetch("mail")
+            for forewarn in both:
+                await forewarn.wait_for("faktory_busy_jobs", 1, SLACK, queue="mail")
+            if finishes:
+                await worker.ack(jid)
+                await with_them.wait_for("forewarn_trace_executions_total", 1, SLACK, decision="left_out")
+                assert _looked(asked) == []
+            else:
+                await worker.fail(jid)
+                await with_them.wait_for("forewarn_trace_executions_total", 1, SLACK, decision="told")
+        for forewarn in both:
+            assert (await forewarn.stop())[0] == 0
+    assert [each.arguments[0] for each in _looked(asked)] == ["retries"]
+
+
+def _told(watch: Watch, snapshot: Any) -> list[Outcome | None]:
+    assert snapshot.executions is not None, watch.name
+    return [each.outcome for each in snapshot.executions.told]
+
+
+def _polls_by_client(asked: Sequence[Asked]) -> dict[str, list[str]]:
+    """Return what each client on TCP asked, in order."""
+    found: dict[str, list[str]] = {}
+    for each in asked:
+        if each.by_tcp:
+            found.setdefault(each.client, []).append(each.command)
+    return found
+
+
+def _looked(asked: Sequence[Asked]) -> list[Asked]:
+    """Return the questions after jobs that failed: that after the most overdue entry, of every poll, begins at -inf."""
+    return [
+        each
+        for each in asked
+        if each.by_tcp
+        and each.arguments[:1] in (("retries",), ("dead",))
+        and each.arguments[1:2] not in ((), ("-inf",))
+    ]
+
+
+async def _fill_far_away(server: WatchedServer) -> None:
+    """Put entries into both sets that no job of now can be."""
+    now = time.time()
+    await server.redis().zadd("retries", {_failed(f"far-{n}"): now + 3600 + n for n in range(1000)})
+    await server.redis().zadd("dead", {_failed(f"far-{n}"): now + DEAD_SECONDS - 3600 + n for n in range(1000)})
+
+
+RETRIES, DEAD = 100_000, 50_000
+BRIEF = 3_000
+"""Microseconds of Redis's time that no question after failed jobs may take."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_storm_of_failures_is_not_read_whole(standin: StandInFaktory) -> None:
+    redis = standin.redis()
+    port = await open_tcp_port(standin)
+    await redis.config_set("save", "")
+    await redis.config_set("slowlog-log-slower-than", BRIEF)
+    now = time.time()
+    since = now - 10
+    for start in range(0, RETRIES, 5_000):
+        scores = {_failed(f"job-{n:06d}"): since + 20 + 20 * n / RETRIES for n in range(start, start + 5_000)}
+        await redis.zadd("retries", scores)
+        if start < DEAD:
+            await redis.zadd("dead", {member: score + DEAD_SECONDS - 16 for member, score in scores.items()})
+    ended = [_ended(f"job-{n:06d}", since, retry=25) for n in (0, RETRIES - 1)] + [_ended("finished", since, retry=25)]
+    store = Store(f"redis://127.0.0.1:{port}/0", facts=True)
+    whole, _ = await _cost(standin, "ZRANGE retries 0 -1", "ZRANGE dead 0 -1")
+    assert whole > (RETRIES + DEAD) * 1024, "the control: what others read"
+    assert await _slow_by_itself(standin, "ZRANGE retries 0 -1"), "the control is not told as slow"
+
+    await redis.slowlog_reset()
+    before = await _sent_by(standin)
+    facts = await store.failures(ended, time.time)
+    assert facts.failure is None
+    assert list(facts.known) == ["job-000000"], "what was not found is not known"
+    sent, calls = (await _sent_by(standin))[0] - before[0], (await _sent_by(standin))[1] - before[1]
+    assert sent < MAX_LOOKED * 1.3 * 1024 + 100_000
+    both = [*ended, _ended("died", since, retry=-1)]
+    assert "died" not in (await store.failures(both, time.time)).known
+    slow = [
+        entry["command"].decode()
+        for entry in await redis.slowlog_get(128)
+        if entry["client_address"].startswith(b"127.0.0.1:")
+    ]
+    assert [command for command in slow if await _slow_by_itself(standin, command)] == []
+    # Of sets as large, but of which little can be theirs, what there is to read is read whole.
+    quiet = [_ended(jid, since - 50_000, retry=25) for jid in ("job-000000", "finished")]
+    assert (await store.failures(quiet, lambda: since - 49_990)).known == {"job-000000": None, "finished": None}
+    await store.close()
+    print(f"{sent} bytes in {calls} commands for {MAX_LOOKED} entries; held up by the machine: {slow}")
+
+
+def _ended(jid: str, since: float, retry: int) -> Ended:
+    held = Reservation(jid, "worker-1", "mail", "Job", since - 60, since + 1740, JobFacts(retry=retry))
+    return Ended(held, since, since + 5)
+
+
+def _failed(jid: str) -> str:
+    """An entry of about a KiB."""
+    failure = {"retry_count": 0, "failed_at": "2026-11-21T08:09:51Z", "message": "broke", "errtype": "Bang"}
+    job = {"jid": jid, "queue": "mail", "jobtype": "Job", "args": ["x" * 850], "retry": 25, "failure": failure}
+    return json.dumps(job)
+
+
+async def _sent_by(server: WatchedServer) -> tuple[int, int]:
+    """Return how many bytes Redis has sent, and how many times it was asked by score."""
+    stats, commands = await server.redis().info("stats"), await server.redis().info("commandstats")
+    return stats["total_net_output_bytes"], commands.get("cmdstat_zrangebyscore", {"calls": 0})["calls"]
+
+
+async def _cost(server: WatchedServer, *commands: str) -> tuple[int, int]:
+    before = await _sent_by(server)
+    for command in commands:
+        await server.redis().execute_command(*command.split())  # type: ignore[no-untyped-call]
+    after = await _sent_by(server)
+    return after[0] - before[0], after[1] - before[1]

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.model import Crash
 from exporter.signals import Memory, Signals
 from exporter.signals.boot import SETTLING
-from exporter.signals.workers import AT_ONCE, GRACE, REASON_WAIT, SILENCE
+from exporter.signals.workers import AT_ONCE, GRACE, LINGERS, REASON_WAIT, SILENCE
 from tests.simulated import SimServer, SimWatch, settled
 
 
@@ -380,3 +381,84 @@ def test_a_job_fetched_by_a_client_without_an_id_is_nobodys_and_nobody_is_asked_
     watch.run(3 * SILENCE)
     assert watch.told() == ["w1"]
     assert {wid for _, wid in watch.server.beats_asked} == {"w1"}
+
+
+# --- when it went -----------------------------------------------------------------------------------------------------
+
+
+def the_crash(watch: SimWatch) -> Crash:
+    (crash,) = (crash for verdicts in watch.verdicts for crash in verdicts.workers.found)
+    return crash
+
+
+def test_a_worker_went_between_its_last_fetch_and_the_first_time_that_it_was_not_known() -> None:
+    watch = settled(["w1", "w2"])
+    watch.run(10)
+    fetched_at = watch.server.now
+    watch.server.fetch("w1")
+    watch.run(11)
+    watch.server.kill("w1")
+    watch.run(20)
+    crash = the_crash(watch)
+    assert crash.lived_at == fetched_at - LINGERS
+    assert crash.gone_at == next(at for at, wid in watch.server.beats_asked if wid == "w1")
+    assert crash.found_at > crash.gone_at
+
+
+def test_a_worker_that_was_asked_after_lived_then() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(SILENCE + 10)
+    (asked_at,) = (at for at, wid in watch.server.beats_asked if wid == "w1")
+    watch.server.kill("w1")
+    watch.run(2 * SILENCE)
+    assert the_crash(watch).lived_at == asked_at - LINGERS
+
+
+def test_a_worker_that_returned_a_job_may_have_gone_just_after_that() -> None:
+    watch = settled(["w1", "w2"])
+    jid = watch.server.fetch("w1")
+    watch.server.fetch("w1")
+    watch.run(10)
+    watch.server.run(1)
+    watch.server.finish(jid)
+    watch.server.run(1)
+    watch.server.kill("w1")
+    killed_at = watch.server.now
+    watch.run(20)
+    crash = the_crash(watch)
+    assert crash.lived_at == killed_at - 2  # the poll before
+    assert crash.gone_at >= killed_at
+
+
+def test_a_worker_that_went_after_the_drop_that_made_it_suspect_was_not_gone_by_then() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.producers = 1
+    watch.run(10)
+    watch.server.run(1)
+    watch.server.fetch("w1")
+    watch.server.producers = 0
+    watch.run(5)  # sees the drop, and that the worker moved meanwhile
+    watch.server.run(1)
+    watch.server.kill("w1")
+    watch.server.worker("w3")  # hides that connections went
+    killed_at = watch.server.now
+    watch.run(20)
+    crash = the_crash(watch)
+    assert crash.lived_at <= killed_at <= crash.gone_at
+
+
+def test_a_worker_that_was_missed_but_came_back_was_not_gone_by_then() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(20)  # it beats 5 s before and 10 s after
+    worker = watch.server.registered.pop("w1")
+    watch.run(5)
+    watch.server.registered["w1"] = worker
+    watch.run(30)
+    assert watch.server.beats_asked
+    watch.server.kill("w1")
+    killed_at = watch.server.now
+    watch.run(3 * SILENCE)
+    crash = the_crash(watch)
+    assert crash.lived_at <= killed_at <= crash.gone_at

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
 
 from exporter.model import (
+    Choice,
     CollectorRun,
     Details,
+    Ended,
+    Execution,
     Failure,
     Health,
+    JobFailure,
     Observation,
+    Outcome,
     Reason,
     Reservation,
     Snapshot,
@@ -43,9 +50,18 @@ DOWN = Observation(
 class Scripted:
     """A source that tells what the test wrote down, the last of it for ever."""
 
-    def __init__(self, *observations: Observation | Exception, registered: Mapping[str, bool] | None = None) -> None:
+    def __init__(
+        self,
+        *observations: Observation | Exception,
+        registered: Mapping[str, bool] | None = None,
+        failed: Mapping[str, JobFailure | None] | None = None,
+        asking: Failure | None = None,
+    ) -> None:
         self.observations = list(observations)
         self.registered = registered or {}
+        self.failed = failed or {}
+        self.asking = asking
+        self.asked: list[list[str]] = []
         self.polls = 0
         self.closed = False
 
@@ -59,6 +75,10 @@ class Scripted:
     async def probe(self, workers: Sequence[str]) -> tuple[Mapping[str, bool], CollectorRun]:
         return {it: self.registered[it] for it in workers}, CollectorRun("workers", 0.001)
 
+    async def failures(self, ended: Sequence[Ended]) -> tuple[Mapping[str, JobFailure | None], CollectorRun]:
+        self.asked.append([it.reservation.jid for it in ended])
+        return self.failed, CollectorRun("failures", 0.001, self.asking)
+
     async def close(self) -> None:
         self.closed = True
 
@@ -69,26 +89,41 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def watching(source: Scripted, executor: ThreadPoolExecutor, interval: float = 5.0) -> tuple[Watch, list[Snapshot]]:
+def watching(
+    source: Scripted,
+    executor: ThreadPoolExecutor,
+    interval: float = 5.0,
+    *,
+    choice: Choice | None = None,
+    tell: Callable[[Snapshot, float, float], None] | None = None,
+    crash_told: asyncio.Event | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Watch, list[Snapshot]]:
     published: list[Snapshot] = []
     watch = Watch(
         "jobs",
         "faktory",
         source,
-        Signals(200),
+        Signals(200, server="jobs", choice=choice),
         interval=interval,
         publish=published.append,
-        crash_told=asyncio.Event(),
+        crash_told=crash_told or asyncio.Event(),
         executor=executor,
+        clock=clock,
+        tell=tell,
     )
     return watch, published
 
 
 async def log_of(
-    source: Scripted, polls: int, executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+    source: Scripted,
+    polls: int,
+    executor: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
+    choice: Choice | None = None,
 ) -> list[str]:
     caplog.set_level(logging.INFO, "forewarn.watch")
-    watch, _ = watching(source, executor)
+    watch, _ = watching(source, executor, choice=choice)
     for _ in range(polls):
         await watch.poll()
     return [record.message for record in caplog.records]
@@ -207,3 +242,87 @@ async def test_a_slow_server_gets_a_rest_of_half_an_interval(
     with pytest.raises(asyncio.CancelledError):
         await watch.run()
     assert naps == [4.0, 2.5]
+
+
+# --- executions that ended --------------------------------------------------------------------------------------------
+
+HELD = Reservation("j1", "w1", "mail", "Send", NOW - 1, NOW + 1799)
+ENDED = [
+    msgspec.structs.replace(GOOD, now=NOW + at, reservations=held, processed=10 + failed, failed=failed)
+    for at, held, failed in [(0.0, {"j1": HELD}, 0), (5.0, {}, 1), (10.0, {}, 1)]
+]
+IO_ERROR = JobFailure("IOError", "no route")
+
+
+async def test_after_an_execution_that_may_have_failed_the_source_is_asked_once(executor: ThreadPoolExecutor) -> None:
+    source = Scripted(*ENDED, failed={"j1": IO_ERROR})
+    watch, _ = watching(source, executor, choice=Choice())
+    snapshots = [await watch.poll() for _ in range(5)]
+    assert source.asked == [["j1"]]
+    told = [it for snapshot in snapshots if snapshot.executions for it in snapshot.executions.told]
+    assert told == [Execution(HELD, Outcome.FAILED, NOW + 5, 5.0, "IOError", "no route")]
+
+
+async def test_how_asking_went_is_told_as_of_every_other_part_of_the_poll(
+    executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Scripted(*ENDED, asking=Failure(Reason.TIMEOUT, "the store took too long"))
+    assert (await log_of(source, 4, executor, caplog, Choice()))[1:] == ["collector failing"]
+    (fields,) = [it.__dict__["fields"] for it in caplog.records if it.message == "collector failing"]
+    assert (fields["collector"], fields["reason"], fields["failure"]) == (
+        "failures",
+        "timeout",
+        "the store took too long",
+    )
+
+
+async def test_without_a_choice_nothing_is_asked_or_told(executor: ThreadPoolExecutor) -> None:
+    source = Scripted(*ENDED, failed={"j1": IO_ERROR})
+    watch, _ = watching(source, executor)
+    assert [(await watch.poll()).executions for _ in range(4)] == [None] * 4
+    assert source.asked == []
+
+
+async def test_each_poll_is_told_in_the_loop_with_its_start_and_end(executor: ThreadPoolExecutor) -> None:
+    told: list[tuple[Snapshot, float, float]] = []
+    ticks = itertools.count(1.0)
+
+    def tell(snapshot: Snapshot, started: float, ended: float) -> None:
+        asyncio.get_running_loop()  # raises elsewhere
+        told.append((snapshot, started, ended))
+
+    watch, published = watching(Scripted(GOOD), executor, tell=tell, clock=lambda: next(ticks))
+    for _ in range(2):
+        await watch.poll()
+    # Between start and end the snapshot was taken.
+    assert told == [(published[0], 1.0, 3.0), (published[1], 4.0, 6.0)]
+    assert [it.taken_at for it in published] == [2.0, 5.0]
+
+
+async def test_what_was_told_is_to_be_saved_at_once(executor: ThreadPoolExecutor) -> None:
+    event = asyncio.Event()
+    watch, _ = watching(Scripted(*ENDED, failed={"j1": IO_ERROR}), executor, choice=Choice(), crash_told=event)
+    assert [(await watch.poll(), event.is_set())[1] for _ in range(2)] == [False, False]
+    await watch.poll()
+    assert event.is_set()
+    event.clear()
+    await watch.poll()
+    assert not event.is_set()
+
+
+async def test_what_is_not_handed_over_yet_is_in_the_memory_and_afterwards_no_more(
+    executor: ThreadPoolExecutor,
+) -> None:
+    execution = Execution(HELD, Outcome.FAILED, NOW + 5, 5.0, "IOError", "no route")
+    before: list[tuple[object, ...]] = []
+
+    def tell(snapshot: Snapshot, started: float, ended: float) -> None:
+        before.append(watch.memory().untold)
+
+    watch, _ = watching(Scripted(*ENDED, failed={"j1": IO_ERROR}), executor, choice=Choice(), tell=tell)
+    after = []
+    for _ in range(4):
+        await watch.poll()
+        after.append(watch.memory().untold)
+    assert before == [(), (), (execution,), ()]
+    assert after == [(), (), (), ()]

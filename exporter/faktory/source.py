@@ -25,7 +25,7 @@ from exporter.faktory.errors import FaktoryError
 from exporter.faktory.health import HealthPage
 from exporter.faktory.info import Info, decode_info
 from exporter.faktory.store import Store, StoreFacts
-from exporter.model import CollectorRun, Failure, Health, Observation, Queue, Reason, ThrottleLimit
+from exporter.model import CollectorRun, Ended, Failure, Health, JobFailure, Observation, Queue, Reason, ThrottleLimit
 from exporter.process.sockets import PortPeers
 
 if TYPE_CHECKING:
@@ -188,7 +188,15 @@ class FaktorySource:
         except TimeoutError:
             told = f"asking after {len(workers)} workers took longer than {PROBES_DEADLINE:g} s; the rest waits"
             failure = Failure(Reason.TIMEOUT, told)
-        return answers, CollectorRun("workers", self._clock() - started, failure)
+        return answers, self._run("workers", started, failure)
+
+    async def failures(self, ended: Sequence[Ended]) -> tuple[Mapping[str, JobFailure | None], CollectorRun]:
+        """Tell how each of ``ended`` failed, or that it did not, as far as Redis tells it."""
+        started = self._clock()
+        if self._store is None:
+            return {}, self._run("failures", started)
+        facts = await self._store.failures(ended, self._now)
+        return facts.known, self._run("failures", started, facts.failure)
 
     async def close(self) -> None:
         """End every connection politely."""
@@ -206,8 +214,11 @@ class FaktorySource:
             result = await work
         except FaktoryError as error:
             failure = error.failure
-        runs.append(CollectorRun(name, self._clock() - started, failure))
+        runs.append(self._run(name, started, failure))
         return result
+
+    def _run(self, name: str, started: float, failure: Failure | None = None) -> CollectorRun:
+        return CollectorRun(name, self._clock() - started, failure, started)
 
     def _hangs(self, runs: Sequence[CollectorRun]) -> bool:
         """Tell whether a health page that is known does not answer: then a connection that stands proves nothing."""
@@ -268,7 +279,7 @@ class FaktorySource:
             return None
         started = self._clock()
         limits, failure = await asyncio.to_thread(self._throttles.read)
-        runs.append(CollectorRun("throttles", self._clock() - started, failure))
+        runs.append(self._run("throttles", started, failure))
         return limits
 
     async def _read_peers(self) -> tuple[Mapping[str, int] | None, Sequence[CollectorRun]]:
@@ -278,7 +289,7 @@ class FaktorySource:
         peers, failure = await self._sockets.read()
         if peers is None and failure is None:  # the server is on another machine: nothing to collect
             return None, ()
-        return peers, (CollectorRun("sockets", self._clock() - started, failure),)
+        return peers, (self._run("sockets", started, failure),)
 
     async def _queues_of(
         self, runs: list[CollectorRun], info: Info | None, *, connected: bool
@@ -310,8 +321,11 @@ def _health_of(info: Info | None) -> Health | None:
     return Health(info.version, info.edition or "unknown", info.connections, info.commands)
 
 
-def build(settings: ServerSettings) -> FaktorySource:
-    """Return the source of the Faktory that ``settings`` describe. Opens nothing yet."""
+def build(settings: ServerSettings, *, traces: bool = False) -> FaktorySource:
+    """Return the source of the Faktory that ``settings`` describe. Opens nothing yet.
+
+    ``traces``: reservations carry what their jobs tell of themselves.
+    """
     endpoint = Endpoint.parse(settings.url.reveal(), settings.ca_file)
     if settings.password is not None:
         endpoint = msgspec.structs.replace(endpoint, password=settings.password)
@@ -325,7 +339,7 @@ def build(settings: ServerSettings) -> FaktorySource:
             extra={"fields": fields},
         )
     else:
-        store = Store(settings.redis_url.reveal(), settings.redis_password, settings.redis_ca_file)
+        store = Store(settings.redis_url.reveal(), settings.redis_password, settings.redis_ca_file, facts=traces)
     return FaktorySource(
         Client(endpoint),
         web_url=settings.web_url,

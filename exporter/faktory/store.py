@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +16,13 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from exporter.faktory.errors import FaktoryError
+from exporter.faktory.failures import Search, Window
 from exporter.faktory.info import SETS
-from exporter.faktory.redis_link import Answer, RedisAddress, RedisLink, score_text
+from exporter.faktory.redis_link import Answer, Command, RedisAddress, RedisLink, score_text
 from exporter.faktory.roll import Roll
 from exporter.faktory.times import parse_time
 from exporter.faktory.working import Shared, decode_reservation
-from exporter.model import Failure, Queue, Reason, Reservation
+from exporter.model import Ended, Failure, JobFailure, Queue, Reason, Reservation
 from exporter.secret import Secret
 from exporter.strides import strides
 
@@ -33,6 +34,12 @@ MAX_PAGE: Final = 1000
 
 MAX_PIPELINE: Final = 200
 """Most commands that are sent at a time."""
+
+MAX_LOOKED: Final = 5000
+"""Most entries of ``retries`` and ``dead`` that are looked at for the jobs of one poll: a second of a bad storm."""
+
+FAILURES_DEADLINE: Final = 5.0
+"""Seconds for all that is looked at for them."""
 
 _PREFIXED: Final = (1, 10)
 """The version since which a queue's list is at ``q:<name>``; before, at ``<name>``."""
@@ -60,24 +67,41 @@ class StoreFacts(msgspec.Struct, frozen=True):
     """What is the matter with them, by the example of one."""
 
 
+class FailureFacts(msgspec.Struct, frozen=True):
+    """What was found of jobs that may have failed."""
+
+    known: Mapping[str, JobFailure | None]
+    """By job id; ``None``: it did not fail. Those of which neither is known are left out."""
+    failure: Failure | None = None
+    """What went wrong; what is known stands all the same."""
+
+
 class Store:
     """Reads one Faktory's Redis. Remembers the last read to decode only what is new. For one task at a time."""
 
     def __init__(
-        self, url: str, password: Secret | None = None, ca_file: Path | None = None, *, timeout: float = 2.0
+        self,
+        url: str,
+        password: Secret | None = None,
+        ca_file: Path | None = None,
+        *,
+        timeout: float = 2.0,
+        facts: bool = False,
     ) -> None:
-        """``timeout``: seconds for each round trip.
+        """``timeout``: seconds for each round trip. ``facts``: reservations carry what their jobs tell of themselves.
 
         Raises:
             ValueError: ``url`` is none of a Redis.
         """
         self._link = RedisLink(RedisAddress.parse(url, password), ca_file=ca_file, timeout=timeout)
+        self._facts = facts
         self._shared = Shared()
         self._names: frozenset[int] | None = None
         self._known = Roll()  # by the hash of an entry and its score
         self._found: dict[str, Reservation] = {}
         self._working_pace = _Pace(MAX_PAGE)
         self._oldest_pace = _Pace(MAX_PIPELINE)
+        self._failures_pace = _Pace(MAX_PAGE)
 
     async def read(self, now_hint: float | None = None, version: tuple[int, ...] | None = None) -> StoreFacts:
         """Read everything once. ``now_hint`` is the server's clock, if it has told it, else Redis's own is taken.
@@ -106,6 +130,26 @@ class Store:
             undecodable=problems.count,
             failure=problems.failure,
         )
+
+    async def failures(self, ended: Sequence[Ended], clock: Callable[[], float]) -> FailureFacts:
+        """Look for the jobs of ``ended`` where they stand if they failed; ``clock`` is the server's.
+
+        No more than :data:`MAX_LOOKED` entries are looked at, and none but those that may be theirs.
+        """
+        search = Search(ended, clock())
+        problems = _Problems(self._link)
+        failure: Failure | None = None
+        try:
+            async with asyncio.timeout(FAILURES_DEADLINE):
+                left = MAX_LOOKED
+                for window in search.windows:
+                    left = await self._look(search, window, left, clock, problems)
+        except FaktoryError as error:
+            failure = error.failure
+        except TimeoutError:
+            told = f"looking for failed jobs took longer than {FAILURES_DEADLINE:g} s: how the rest ended is not known"
+            failure = Failure(Reason.TIMEOUT, f"{self._link.where}: {told}")
+        return FailureFacts(search.known(), failure or problems.failure)
 
     async def close(self) -> None:
         """Close the connection. Safe to call twice."""
@@ -231,13 +275,9 @@ class Store:
         known.begin()
         arrived: dict[int, Reservation] = {}
         broken: set[int] = set()
-        pace = self._working_pace
-        cursor, offset = b"-inf", 0
-        while True:
-            asked = pace.size
-            (page,) = await self._link.ask(
-                ("ZRANGEBYSCORE", "working", cursor, "+inf", "WITHSCORES", "LIMIT", offset, asked)
-            )
+        walk = _Walk("working", b"-inf", "+inf", self._working_pace)
+        while not walk.over:
+            (page,) = await self._link.ask(walk.command())
             if not problems.none_in(page, "ZRANGEBYSCORE working"):
                 return None
             members, scores = page[::2], page[1::2]
@@ -248,18 +288,13 @@ class Store:
                 # It may be new to this read and yet not to this loop: a page begins with what ended the one before.
                 if key not in arrived and key not in broken:
                     try:
-                        arrived[key] = decode_reservation(members[index], float(scores[index]), self._shared)
+                        arrived[key] = decode_reservation(
+                            members[index], float(scores[index]), self._shared, facts=self._facts
+                        )
                     except ValueError as error:
                         broken.add(key)
                         problems.add(f"{self._link.where}: an entry of `working` is not a reservation: {error}")
-            if len(members) < asked:
-                break
-            pace.saw(map(len, members))
-            # The next page begins at the score where this one ends, and repeats what had that score: entries that
-            # come and go meanwhile cannot make it skip any. Only where a whole page has one score it must count.
-            whole = scores[0] == scores[-1]
-            offset = (offset if cursor == scores[-1] else 0) + asked if whole else 0
-            cursor = scores[-1]
+            walk.saw(members, scores)
             await asyncio.sleep(0)
         return await self._update(arrived)
 
@@ -295,6 +330,62 @@ class Store:
                     found[entry.jid] = entry
             await asyncio.sleep(0)
         return found
+
+    async def _look(
+        self, search: Search, window: Window, left: int, clock: Callable[[], float], problems: _Problems
+    ) -> int:
+        """Read one window, at most ``left`` entries of it; return how many are left for the next."""
+        walk = _Walk(window.set, score_text(window.low), score_text(window.high), self._failures_pace)
+        understood = True
+        while left > 0 and not (walk.over or search.over(window)):
+            (page,) = await self._link.ask(walk.command(left))
+            if not problems.none_in(page, f"ZRANGEBYSCORE {window.set}"):
+                return left
+            members, scores = page[::2], page[1::2]
+            for member, score in zip(members, scores, strict=True):
+                try:
+                    search.saw(window, member, float(score))
+                except ValueError as error:
+                    understood = False
+                    problems.add(f"{self._link.where}: an entry of `{window.set}` is not a job: {error}")
+            walk.saw(members, scores)
+            left -= max(1, len(members))  # a question alone is not free either
+            await asyncio.sleep(0)
+        if walk.over and understood:
+            search.read_whole(window, clock())
+        return left
+
+
+class _Walk:
+    """One way through a sorted set by score, in pages."""
+
+    def __init__(self, key: str, low: str | bytes, high: str, pace: _Pace) -> None:
+        self.over = False
+        self._key = key
+        self._cursor = low
+        self._high = high
+        self._pace = pace
+        self._offset = 0
+        self._asked = 0
+
+    def command(self, most: int = MAX_PAGE) -> Command:
+        """Return what asks for the next page, of at most so many entries."""
+        self._asked = min(self._pace.size, most)
+        return (
+            "ZRANGEBYSCORE", self._key, self._cursor, self._high, "WITHSCORES", "LIMIT", self._offset, self._asked,
+        )  # fmt: skip
+
+    def saw(self, members: Sequence[bytes], scores: Sequence[bytes]) -> None:
+        """Take in the page that was answered."""
+        if len(members) < self._asked:
+            self.over = True
+            return
+        self._pace.saw(map(len, members))
+        # The next page begins at the score where this one ends, and repeats what had that score: entries that
+        # come and go meanwhile cannot make it skip any. Only where a whole page has one score it must count.
+        whole = scores[0] == scores[-1]
+        self._offset = (self._offset if self._cursor == scores[-1] else 0) + self._asked if whole else 0
+        self._cursor = scores[-1]
 
 
 class _Pace:

@@ -7,26 +7,33 @@ verdict. :class:`Signals` joins those of one server.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 
 from exporter.model import (
     BootVerdict,
     BusyVerdict,
+    Choice,
     CollectorRun,
     CollectorTotals,
     ConnectionsVerdict,
+    Ended,
+    ExecutionsVerdict,
+    JobFailure,
     Observation,
     QueuesVerdict,
     Reason,
     Reservation,
     ThrottlesVerdict,
+    Told,
     WorkersVerdict,
 )
 from exporter.signals.boot import BootMemory, BootSignal
 from exporter.signals.busy import BusySignal
 from exporter.signals.changes import changes
 from exporter.signals.connections import ConnectionsMemory, ConnectionsSignal
+from exporter.signals.executions import ExecutionsMemory, ExecutionsSignal
 from exporter.signals.groups import Groups
 from exporter.signals.labels import Labels
 from exporter.signals.throttles import ThrottlesMemory, ThrottlesSignal
@@ -40,6 +47,9 @@ class Memory(msgspec.Struct, frozen=True):
     connections: ConnectionsMemory = ConnectionsMemory()
     throttles: ThrottlesMemory = ThrottlesMemory()
     workers: WorkersMemory = WorkersMemory()
+    executions: ExecutionsMemory = ExecutionsMemory()
+    untold: tuple[Told, ...] = ()
+    """What the signals have told and nobody has taken over for good: filled in by those who pass it on."""
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -52,18 +62,23 @@ class Verdicts(msgspec.Struct, frozen=True):
     workers: WorkersVerdict
     throttles: ThrottlesVerdict
     collectors: tuple[CollectorTotals, ...]
+    executions: ExecutionsVerdict | None
 
 
 class Signals:
-    """All signals of one server. Per poll: :meth:`receive`, ask after the workers it names, :meth:`conclude`."""
+    """All signals of one server. Per poll: :meth:`receive`, ask what it wants to know, :meth:`conclude`."""
 
-    def __init__(self, max_label_values: int, memory: Memory | None = None) -> None:
+    def __init__(
+        self, max_label_values: int, memory: Memory | None = None, *, server: str = "", choice: Choice | None = None
+    ) -> None:
+        """``choice``: which executions of ``server`` are told; none are even judged without it."""
         memory = memory or Memory()
         self._boot = BootSignal(memory.boot)
         self._connections = ConnectionsSignal(memory.connections)
         self._busy = BusySignal()
         self._workers = WorkersSignal(memory.workers)
         self._throttles = ThrottlesSignal(max_label_values, memory.throttles)
+        self._executions = None if choice is None else ExecutionsSignal(server, choice, memory.executions)
         self._labels = Labels(max_label_values)
         self._collectors: dict[str, CollectorTotals] = {}
         self._reservations: Mapping[str, Reservation] = {}
@@ -71,7 +86,7 @@ class Signals:
         self._known_at: float | None = None
 
     def receive(self, observation: Observation) -> Pending:
-        """Take one observation in. The rest of it waits for the answers to ``suspects`` of what is returned."""
+        """Take one observation in. The rest waits for the answers to ``suspects`` and ``ended`` of what is returned."""
         boot = self._boot.advance(observation)
         moved = groups = None
         if observation.reservations is not None:
@@ -84,21 +99,42 @@ class Signals:
         suspects = self._workers.receive(observation, moved, settled=boot.settled)
         self._labels.update(observation.queues, groups, observation.now)
         busy = self._busy.advance(observation, groups, moved, self._labels, dead)
-        return Pending(observation, boot, busy, groups, suspects)
+        ended = () if self._executions is None else self._executions.receive(observation, moved, self._labels, dead)
+        return Pending(observation, boot, busy, groups, suspects, ended)
 
-    def conclude(self, pending: Pending, probes: Mapping[str, bool], runs: tuple[CollectorRun, ...]) -> Verdicts:
-        """Return every verdict. ``runs`` tells how each part of the poll went."""
+    def conclude(
+        self,
+        pending: Pending,
+        probes: Mapping[str, bool],
+        runs: tuple[CollectorRun, ...],
+        failures: Mapping[str, JobFailure | None] = MappingProxyType({}),
+    ) -> Verdicts:
+        """Return every verdict.
+
+        Args:
+            pending: What :meth:`receive` returned.
+            probes: Which of its ``suspects`` are registered, as far as that was learned.
+            runs: How each part of the poll went.
+            failures: How those of its ``ended`` failed or that they did not, by job id, as far as that was learned.
+        """
         observation = pending.observation
         for run in runs:
             self._tell(run)
+        workers = self._workers.conclude(observation, probes, self._labels, settled=pending.boot.settled)
+        executions = None
+        if self._executions is not None:
+            executions = self._executions.conclude(
+                observation, failures, workers.found, pending.boot, pending.busy.durations
+            )
         return Verdicts(
             boot=pending.boot,
             connections=self._connections.advance(observation),
             queues=self._labels.verdict(observation.queues),
             busy=pending.busy,
-            workers=self._workers.conclude(observation, probes, self._labels, settled=pending.boot.settled),
+            workers=workers,
             throttles=self._throttles.advance(observation, pending.groups),
             collectors=tuple(self._collectors.values()),
+            executions=executions,
         )
 
     def memory(self) -> Memory:
@@ -108,6 +144,7 @@ class Signals:
             connections=self._connections.memory(),
             throttles=self._throttles.memory(),
             workers=self._workers.memory(),
+            executions=ExecutionsMemory() if self._executions is None else self._executions.memory(),
         )
 
     def _tell(self, run: CollectorRun) -> None:
@@ -126,3 +163,4 @@ class Pending(msgspec.Struct, frozen=True):
     busy: BusyVerdict
     groups: Groups | None
     suspects: tuple[str, ...]
+    ended: tuple[Ended, ...]

@@ -17,6 +17,7 @@ from exporter.model import (
     Distribution,
     Observation,
     Pair,
+    Reservation,
 )
 from exporter.signals.changes import Changes
 from exporter.signals.groups import Groups
@@ -87,19 +88,16 @@ class BusySignal:
         return BusyVerdict(groups=found, ages=ages, durations=dict(self._durations))
 
     def _count(self, changes: Changes, labels: Labels, dead: Container[str]) -> None:
-        if changes.until - changes.since > LONGEST_STEP:
-            return
-        middle = (changes.since + changes.until) / 2
         touched = set()
         for reservation in changes.gone:
-            if reservation.worker in dead or changes.expired(reservation):
+            seconds = took(reservation, changes, dead)
+            if seconds is None:
                 continue
             pair = labels.pair(reservation.queue, reservation.jobtype)
             tally = self._tallies.get(pair)
             if tally is None:
                 tally = self._tallies[pair] = Tally(DURATION_BUCKETS)
-            # It ended somewhere between the two polls: their middle is wrong by half a poll at most.
-            tally.add(max(0.0, max(middle, reservation.reserved_at) - reservation.reserved_at))
+            tally.add(seconds)
             touched.add(pair)
         for pair in touched:
             self._durations[pair] = self._tallies[pair].distribution()
@@ -113,6 +111,17 @@ class BusySignal:
         ]
         for pair in gone:
             del self._tallies[pair], self._durations[pair]
+
+
+def took(reservation: Reservation, changes: Changes, dead: Container[str]) -> float | None:
+    """Return the seconds that an execution which left is counted with, or ``None`` if it is not counted.
+
+    ``dead`` are the workers known to have crashed.
+    """
+    if reservation.worker in dead or changes.expired(reservation) or changes.until - changes.since > LONGEST_STEP:
+        return None
+    # It ended somewhere between the two polls: their middle is wrong by half a poll at most.
+    return max(0.0, (changes.since + changes.until) / 2 - reservation.reserved_at)
 
 
 def _survey(groups: Groups, now: float, labels: Labels) -> tuple[dict[Pair, BusyGroup], dict[str, Distribution]]:

@@ -57,6 +57,10 @@ REAPER = 15.0
 REAPER_TAKES = 1.5
 """Seconds after which that is over."""
 
+LINGERS = 2.0
+"""Seconds for which the server may still know a worker that has gone, and hand it a job: while its client waits in a
+FETCH, a server does not see that the connection has closed."""
+
 RECENT = 60.0
 """Seconds over which drops of the number of connections are counted, and its lowest value is remembered."""
 
@@ -116,29 +120,38 @@ class Holder(msgspec.Struct):
     gone: float | None = None
     confirmed: bool = False
     crashed: bool = False
+    alive: float = 0.0
+    """When it last lived for sure: not by the drop of connections that it probably went with."""
+    missing: float | None = None
+    """When the server first did not know it."""
 
     def lived(self) -> float:
         """Return the last instant at which it is known to have lived."""
         return max(self.moved, self.registered or 0.0)
 
     def fetched(self, at: float) -> None:
-        """Note that it took a job: only a living worker does."""
+        """Note that it took a job: only a worker that lives, or that went just now, does."""
         self.held += 1
+        self.alive = max(self.alive, at - LINGERS)
         if self.gone is None or at > self.gone:
-            self.gone, self.confirmed, self.crashed = None, False, False
+            self.gone, self.missing, self.confirmed, self.crashed = None, None, False, False
             self.moved = max(self.moved, at)
 
-    def returned(self, at: float) -> None:
-        """Note that a job of it ended. That of a worker found gone ended just before, or by another's hand."""
+    def returned(self, since: float, at: float) -> None:
+        """Note that a job of it ended in between. That of one found gone ended just before, or by another's hand."""
         if self.gone is None:
+            self.alive = max(self.alive, since)
             self.moved = max(self.moved, at)
 
     def found(self, at: float) -> None:
         """Note that the server knows it."""
-        self.registered, self.gone, self.confirmed, self.crashed = at, None, False, False
+        self.registered, self.alive = at, max(self.alive, at - LINGERS)
+        self.gone, self.missing, self.confirmed, self.crashed = None, None, False, False
 
     def missed(self, at: float, drop: Drop | None) -> None:
         """Note that the server does not know it, and that it may have gone with ``drop``."""
+        if self.missing is None:
+            self.missing = at
         if self.gone is not None:
             self.confirmed = at - self.gone >= GRACE - _TICK
         elif drop is not None:
@@ -237,7 +250,7 @@ class WorkersSignal:
             if holder is not None:
                 holder.held -= 1
                 if not changes.expired(reservation):
-                    holder.returned(now)
+                    holder.returned(changes.since, now)
         self._holders = {worker: holder for worker, holder in self._holders.items() if holder.held > 0}
 
     def _note_connections(self, observation: Observation) -> None:
@@ -295,9 +308,18 @@ class WorkersSignal:
             if reservation.worker in left:
                 left[reservation.worker].append(reservation)
         for worker, reason in told.items():
-            self._holders[worker].crashed = True
+            holder = self._holders[worker]
+            holder.crashed = True
             self._crashes[reason] += 1
-            yield Crash(worker=worker, reason=reason, found_at=now, orphans=tuple(left[worker]))
+            gone_at = now if holder.missing is None else holder.missing
+            yield Crash(
+                worker=worker,
+                reason=reason,
+                found_at=now,
+                orphans=tuple(left[worker]),
+                lived_at=min(holder.alive, gone_at),
+                gone_at=gone_at,
+            )
 
     def _reason(self, holder: Holder, now: float) -> CrashReason | None:
         """Return why the worker went, or ``None`` while the server's next count of hung workers can tell."""

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,10 +30,10 @@ class Exporter:
         """Seconds from its start to its first answer of status 200 to a scrape."""
         self._process = process
 
-    def resident(self) -> int:
-        """Return its resident memory in kB."""
+    def resident(self, *, peak: bool = False) -> int:
+        """Return its resident memory in kB, now or at most so far."""
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith("VmHWM:" if peak else "VmRSS:"):
                 return int(line.split()[1])
         raise RuntimeError(f"{self.name} has no memory: did it end?")
 
@@ -79,9 +79,11 @@ class Scraper:
 
 
 @asynccontextmanager
-async def forewarn(server: WatchedServer, *, interval: str = "5s") -> AsyncIterator[Exporter]:
+async def forewarn(
+    server: WatchedServer, *, interval: str = "5s", arguments: Sequence[str] = ()
+) -> AsyncIterator[Exporter]:
     """Run `forewarn run` beside ``server``."""
-    told = Forewarn(server, interval=interval)
+    told = Forewarn(server, interval=interval, arguments=arguments)
     async with _running(FOREWARN, told.command, told.environment, told.port) as exporter:
         yield exporter
 

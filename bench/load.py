@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -17,6 +17,9 @@ QUEUES = 40
 JOBTYPES = 100
 WORKERS = 500
 RESERVED_FOR = 1800
+FAILED_BEFORE = 7
+"""As many times the failures of one poll wait for their first retry."""
+
 CHUNK = 1000
 """Entries written to Redis at a time."""
 
@@ -51,14 +54,33 @@ class Load:
         """Make so many more busy that there are ``jobs``."""
         await self._add(jobs - len(self._members))
 
-    async def churn(self, share: float) -> None:
-        """Let ``share`` of the jobs end and as many begin."""
+    async def churn(self, share: float, failing: int = 0) -> None:
+        """Let ``share`` of the jobs end, ``failing`` of them to be tried again, and as many begin."""
         ending = max(1, int(len(self._members) * share))
         self._chance.shuffle(self._members)
         gone, self._members = self._members[:ending], self._members[ending:]
         for start in range(0, ending, CHUNK):
             await self._redis.zrem("working", *gone[start : start + CHUNK])
+        await self._redis.incrby("processed", ending)
+        if failing:
+            await self._fail(gone[:failing])
         await self._add(ending)
+
+    async def _fail(self, members: Sequence[bytes]) -> None:
+        seconds, micros = await self._redis.time()
+        at = seconds + micros / 1e6
+        failed_at = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+        failure = {"retry_count": 0, "failed_at": failed_at, "errtype": "Net::ReadTimeout", "message": "timed out"}
+        entries = {
+            json.dumps(json.loads(member)["job"] | {"failure": failure}, separators=(",", ":")): at
+            + 15
+            + self._chance.randrange(30)
+            for member in members
+        }
+        await self._redis.incrby("failures", len(members))
+        await self._redis.zadd("retries", entries)
+        # As many as wait at a time for their first retry where polls are 5 s apart.
+        await self._redis.zremrangebyrank("retries", 0, -1 - FAILED_BEFORE * len(members))
 
     async def _add(self, jobs: int) -> None:
         entries = [self._entry() for _ in range(jobs)]

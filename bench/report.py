@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import sys
@@ -43,6 +44,18 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return between which two of ``values`` the true median lies, with 95 % certainty."""
+    count = len(values)
+    outside, chance = 0, 0.5**count
+    while outside < (count - 1) // 2 and 2 * chance <= 0.05:
+        outside += 1
+        chance += math.comb(count, outside) * 0.5**count
+    ranked = sorted(values)
+    lowest = max(outside - 1, 0)
+    return ranked[lowest], ranked[count - 1 - lowest]
 
 
 def ms(seconds: float) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import os
 import signal
 import statistics
@@ -29,6 +28,7 @@ from typing import cast
 import msgspec
 import uvloop
 
+from bench.report import median_interval
 from tests.forewarn import Forewarn
 from tests.servers import RealFaktory, StandInFaktory, WatchedServer, children, real_programs, running
 from tests.wire import Wire
@@ -137,18 +137,6 @@ def processor_seconds(pids: Sequence[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])  # of the user and of the system, proc(5)
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return between which two of ``values`` the true median lies, with 95 % certainty."""
-    count = len(values)
-    outside, chance = 0, 0.5**count
-    while outside < (count - 1) // 2 and 2 * chance <= 0.05:
-        outside += 1
-        chance += math.comb(count, outside) * 0.5**count
-    ranked = sorted(values)
-    lowest = max(outside - 1, 0)
-    return ranked[lowest], ranked[count - 1 - lowest]
 
 
 async def beat_for_ever(server: WatchedServer) -> None:

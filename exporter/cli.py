@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SIDECAR = "Sidecar"
 FAKTORY = "Faktory: one server, named `faktory`"
+OPENTELEMETRY = "OpenTelemetry: off unless an endpoint is set"
 
 app = typer.Typer(
     add_completion=False,
@@ -152,11 +153,97 @@ def run(
             "faktory.redis-ca-file", "FILE", "PEM certificates to trust for rediss://. Default: the system's", FAKTORY
         ),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        _flag(
+            "otlp.endpoint",
+            "URL",
+            "Collector that takes traces and metrics by OTLP over HTTP, such as http://host:4318; v1/traces and "
+            "v1/metrics are added to it. Traces need Faktory's Redis: without it there are none. Default: none",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    otlp_headers_file: Annotated[
+        str | None,
+        _flag(
+            "otlp.headers-file",
+            "FILE",
+            "Holds headers for the collector, one a line, such as authorization: Bearer TOKEN. Default: none",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    otlp_ca_file: Annotated[
+        str | None,
+        _flag(
+            "otlp.ca-file",
+            "FILE",
+            "PEM certificates to trust for an endpoint of https://. Default: the system's",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    otlp_metrics_interval: Annotated[
+        str | None,
+        _flag(
+            "otlp.metrics-interval",
+            "DURATION",
+            "Time between two pushes of metrics, from 1s to 1h. Default: 60s",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    traces_slow_seconds: Annotated[
+        str | None,
+        _flag(
+            "traces.slow-seconds",
+            "SECONDS",
+            "Jobs that ran for at least so long are told as traces, as are all that failed, expired or crashed. "
+            "0: every job. Default: 60",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    traces_ratio: Annotated[
+        str | None,
+        _flag(
+            "traces.ratio",
+            "RATIO",
+            "Share of the other jobs that is told too, from 0 to 1. Default: 0.01",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    traces_per_second: Annotated[
+        str | None,
+        _flag(
+            "traces.per-second",
+            "NUMBER",
+            "Most executions of jobs that are told per second; what is left out is counted. Default: 10",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    traces_poll_ratio: Annotated[
+        str | None,
+        _flag(
+            "traces.poll-ratio",
+            "RATIO",
+            "Share of Forewarn's own polls that is told as traces, from 0 to 1. Default: 0.01",
+            OPENTELEMETRY,
+        ),
+    ] = None,
+    traces_traceparent: Annotated[
+        str | None,
+        _flag(
+            "traces.traceparent",
+            "HOW",
+            "What joins a job to the trace of who pushed it, named by its custom.traceparent. link: a span link; "
+            "parent: the job's span becomes a part of that trace. Default: link",
+            OPENTELEMETRY,
+        ),
+    ] = None,
 ) -> None:
     """Watch the configured servers and serve their metrics until stopped.
 
     Every flag has an environment variable: FOREWARN_ and the flag's name in capitals, with _ for . and -
-    (FOREWARN_WEB_LISTEN_ADDRESS). Faktory's own FAKTORY_URL, FAKTORY_PROVIDER and FAKTORY_PASSWORD are understood.
+    (FOREWARN_WEB_LISTEN_ADDRESS). Faktory's own FAKTORY_URL, FAKTORY_PROVIDER and FAKTORY_PASSWORD are understood,
+    and so are OpenTelemetry's OTEL_EXPORTER_OTLP_*, OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER,
+    OTEL_METRIC_EXPORT_INTERVAL and OTEL_SDK_DISABLED.
     Durations are written like 500ms, 5s, 1m30s or 1h.
     """
     from exporter.settings import SettingsError, load
@@ -178,6 +265,15 @@ def run(
         "faktory.redis-password-file": faktory_redis_password_file,
         "faktory.ca-file": faktory_ca_file,
         "faktory.redis-ca-file": faktory_redis_ca_file,
+        "otlp.endpoint": otlp_endpoint,
+        "otlp.headers-file": otlp_headers_file,
+        "otlp.ca-file": otlp_ca_file,
+        "otlp.metrics-interval": otlp_metrics_interval,
+        "traces.slow-seconds": traces_slow_seconds,
+        "traces.ratio": traces_ratio,
+        "traces.per-second": traces_per_second,
+        "traces.poll-ratio": traces_poll_ratio,
+        "traces.traceparent": traces_traceparent,
     }
     try:
         settings = load(flags, os.environ)

@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from exporter import headers
 from exporter.faktory.endpoint import Endpoint, host_port, split_url, tls_context
 from exporter.faktory.redis_link import RedisAddress
+from exporter.model import Choice
 from exporter.secret import Secret
 from exporter.systems import SYSTEMS
 from exporter.web.address import Address, ListenError, parse_address
@@ -38,6 +40,10 @@ MAX_CONNECTIONS: Final = 10_000_000
 MAX_SERVER_NAME: Final = 64
 MAX_FILE: Final = 1024 * 1024
 MAX_SECRET: Final = 4096
+MAX_HEADERS_FILE: Final = 64 * 1024
+MAX_SLOW: Final = 365 * 86400
+MAX_TRACES_PER_SECOND: Final = 10_000
+MAX_REQUEST_MILLISECONDS: Final = 600_000
 
 GLOBAL_FLAGS: Final[Mapping[str, str]] = {
     "interval": "interval",
@@ -46,6 +52,15 @@ GLOBAL_FLAGS: Final[Mapping[str, str]] = {
     "log.level": "log.level",
     "web.listen-address": "web.listen_address",
     "max-label-values": "max_label_values",
+    "otlp.endpoint": "otlp.endpoint",
+    "otlp.headers-file": "otlp.headers_file",
+    "otlp.ca-file": "otlp.ca_file",
+    "otlp.metrics-interval": "otlp.metrics_interval",
+    "traces.slow-seconds": "traces.slow_seconds",
+    "traces.ratio": "traces.ratio",
+    "traces.per-second": "traces.per_second",
+    "traces.poll-ratio": "traces.poll_ratio",
+    "traces.traceparent": "traces.traceparent",
 }
 """The flags that concern the sidecar itself, and their keys in the file."""
 
@@ -70,7 +85,9 @@ HOW_TO_BEGIN: Final = (
     " or name a file with [[servers]] by --config; `forewarn demo` shows all of it without a server"
 )
 
+_TABLES: Final = ("log", "web", "otlp", "traces")
 _INTEGER_KEYS: Final = frozenset({"max_label_values", "connections_limit"})
+_NUMBER_KEYS: Final = frozenset({"traces.slow_seconds", "traces.ratio", "traces.per_second", "traces.poll_ratio"})
 _SERVER_KEYS: Final = ("name", "system", *SERVER_FLAGS.values())
 
 _SERVICE_LINK: Final = re.compile(
@@ -121,6 +138,21 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     redis_ca_file: Path | None = None
 
 
+class OtlpTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one kind of OpenTelemetry data is sent, by OTLP over HTTP with protobuf."""
+
+    url: str
+    """The whole of it, with the path of its kind. Never with a password: that belongs into a header."""
+    headers: Mapping[str, Secret] = {}
+    timeout: float = 10.0
+    """Seconds for one request."""
+    gzip: bool = False
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    """The client's own, with ``key_file``."""
+    key_file: Path | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is set."""
 
@@ -132,12 +164,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: LogLevel = "info"
     web_listen_address: Address = Address("127.0.0.1", 9386)
     max_label_values: int = 200
+    otlp_traces: OtlpTarget | None = None
+    """``None``: no traces."""
+    otlp_metrics: OtlpTarget | None = None
+    otlp_metrics_interval: float = 60.0
+    """Seconds from one push of metrics to the next."""
+    traces: Choice = Choice()
+    traces_poll_ratio: float = 0.01
+    """Share of Forewarn's own polls that are told as traces."""
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
     """Return the settings that ``flags`` (by name, without dashes), ``environ`` and the configuration file give.
 
-    An environment variable that is empty counts as not set.
+    An environment variable that is empty counts as not set. The standard variables of OpenTelemetry count as
+    environment, below Forewarn's own.
 
     Raises:
         NothingConfigured: No server is configured.
@@ -152,12 +193,16 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Setting
 
     top = {key: given.get(flag) or file.top.get(key) for flag, key in GLOBAL_FLAGS.items()}
     chosen = _take(top, _TOP_PARSERS, problems)
+    fields = {key.replace(".", "_"): value for key, value in chosen.items()}
+    fields |= _otlp(top, chosen, environ, problems)
+    fields["traces"] = _choice(fields)
     servers = _servers(given, file, environ, problems)
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(list(dict.fromkeys(problems)))  # one variable may be wrong for both traces and metrics
     if not servers:
         raise NothingConfigured
-    return Settings(servers=servers, **{key.replace(".", "_"): value for key, value in chosen.items()})
+    # What is given of targets and of the choice stands in those by now.
+    return Settings(servers=servers, **{name: fields[name] for name in Settings.__struct_fields__ if name in fields})
 
 
 def parse_duration(text: str) -> float:
@@ -175,7 +220,7 @@ def parse_duration(text: str) -> float:
 class _Given(msgspec.Struct, frozen=True):
     """One value that somebody gave, and where: the lowest layer is the strongest."""
 
-    value: str | int
+    value: str | int | float
     place: str
     layer: int
     folder: Path = Path()
@@ -267,10 +312,9 @@ def _read_file(path: Path, place: str, problems: list[str]) -> _File:
         problems.append(f"{path}: it is nested too deeply; write it flat")
         return _File({}, ())
 
-    tables = ("log", "web")
-    flat = {key: value for key, value in document.items() if key not in {*tables, "servers"}}
+    flat = {key: value for key, value in document.items() if key not in {*_TABLES, "servers"}}
     known = tuple(GLOBAL_FLAGS.values())
-    for table in tables:
+    for table in _TABLES:
         inner = document.get(table, {})
         if isinstance(inner, dict):
             flat |= {f"{table}.{key}": value for key, value in inner.items()}
@@ -325,15 +369,23 @@ def _typed(
     found: dict[str, _Given] = {}
     for key, value in table.items():
         place = f"{path}: {within}{_shown_name(key)}"
-        wanted: type = int if key in _INTEGER_KEYS else str
+        wanted, fix = _wanted(key)
         if key not in known:
             problems.append(f"{place}: there is no such key{_nearest(key, known)}")
         elif not isinstance(value, wanted) or isinstance(value, bool):
-            fix = "write a whole number without quotes" if wanted is int else "write a text in quotes"
             problems.append(f"{place}: it is {_kind(value)}; {fix}")
         else:
-            found[key] = _Given(cast("str | int", value), place, _FILE, path.parent)
+            found[key] = _Given(cast("str | int | float", value), place, _FILE, path.parent)
     return found
+
+
+def _wanted(key: str) -> tuple[type | tuple[type, ...], str]:
+    """Return the type of what ``key`` holds, and how to write it."""
+    if key in _INTEGER_KEYS:
+        return int, "write a whole number without quotes"
+    if key in _NUMBER_KEYS:
+        return (int, float), "write a number without quotes"
+    return str, "write a text in quotes"
 
 
 def _kind(value: object) -> str:
@@ -368,6 +420,21 @@ def _integer(low: int, high: int) -> Callable[[_Given], int]:
         if not (text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high):
             raise ValueError(f"{_shown(text)} is not a whole number from {low} to {high}")
         return int(text)
+
+    return parse
+
+
+def _number(low: int, high: int) -> Callable[[_Given], float]:
+    def parse(given: _Given) -> float:
+        text = _text(given)
+        try:
+            # Bounded, and no letters but e: float() also takes nan, inf, 1_000 and the digits of other scripts.
+            value = float(text) if re.fullmatch(r"[-+.e\d]{1,32}", text, re.ASCII) else math.nan
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise ValueError(f"{_shown(text)} is not a number from {low} to {high}")
+        return value
 
     return parse
 
@@ -425,6 +492,97 @@ def _ca_file(given: _Given) -> Path:
     return path
 
 
+def _otlp_url(given: _Given) -> str:
+    text = _text(given)
+    hint = "write http://host:4318 or https://host:4318"
+    if "@" in text:
+        raise ValueError(
+            "the URL carries a name or password; put them into a header, such as authorization, by --otlp.headers-file"
+            " or OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        # The original text would tell the part that it did not understand: perhaps a password.
+        raise ValueError(f"the URL is malformed after its scheme; {hint}") from None
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError(f"the URL does not begin with http:// or https://; {hint}")
+    if not parts.hostname or port == 0 or not text.isprintable() or " " in text:
+        raise ValueError(f"the URL names no host and port that can be reached; {hint}")
+    if "?" in text or "#" in text:
+        raise ValueError(f"the URL goes on with ? or #; {hint}, and put a key or token into a header")
+    return text
+
+
+def _headers_file(given: _Given) -> dict[str, Secret]:
+    path = _path(given)
+    try:
+        text = _read_text(path, MAX_HEADERS_FILE)
+    except _Unreadable as error:
+        raise ValueError(f"{path} {error}; name a readable file of lines such as x-api-key: TOKEN") from None
+    try:
+        return headers.from_lines(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _headers_variable(given: _Given) -> dict[str, Secret]:
+    return headers.from_variable(_text(given))
+
+
+def _request_seconds(given: _Given) -> float:
+    return _milliseconds(given, 1, MAX_REQUEST_MILLISECONDS)
+
+
+def _push_interval(given: _Given) -> float:
+    return _milliseconds(given, int(MIN_INTERVAL * 1000), int(MAX_INTERVAL * 1000))
+
+
+def _milliseconds(given: _Given, low: int, high: int) -> float:
+    try:
+        return _integer(low, high)(given) / 1000
+    except ValueError as error:
+        raise ValueError(f"{error}; it is in milliseconds") from None
+
+
+def _gzip(given: _Given) -> bool:
+    return _one_of_any_case(("none", "gzip"))(given) == "gzip"
+
+
+def _otlp_exporter(given: _Given) -> str:
+    return _one_of_any_case(("otlp", "none"))(given)
+
+
+def _protocol(given: _Given) -> str:
+    text = _text(given)
+    if text.strip().lower() != "http/protobuf":
+        raise ValueError(
+            f"{_shown(text)} is not spoken here, only http/protobuf: unset it or set it to http/protobuf, and set the"
+            " endpoint to the collector's port for HTTP, which is mostly 4318 (4317 is gRPC's)"
+        )
+    return text
+
+
+def _one_of_any_case(allowed: tuple[str, ...]) -> Callable[[_Given], str]:
+    """Return a parser of names as OpenTelemetry's variables hold them."""
+    parse = _one_of(allowed)
+
+    def parse_lower(given: _Given) -> str:
+        return parse(msgspec.structs.replace(given, value=_text(given).strip().lower()))
+
+    return parse_lower
+
+
+def _certificate_file(given: _Given) -> Path:
+    path = _path(given)
+    try:
+        _read_bounded(path, MAX_FILE)
+    except _Unreadable as error:
+        raise ValueError(f"{path} {error}; name a readable file in PEM form") from None
+    return path
+
+
 _TOP_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
     "interval": _interval,
     "state_file": _path,
@@ -432,6 +590,15 @@ _TOP_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
     "log.level": _one_of(LOG_LEVELS),
     "web.listen_address": _listen_address,
     "max_label_values": _integer(1, MAX_LABEL_VALUES),
+    "otlp.endpoint": _otlp_url,
+    "otlp.headers_file": _headers_file,
+    "otlp.ca_file": _ca_file,
+    "otlp.metrics_interval": _interval,
+    "traces.slow_seconds": _number(0, MAX_SLOW),
+    "traces.ratio": _number(0, 1),
+    "traces.per_second": _number(0, MAX_TRACES_PER_SECOND),
+    "traces.poll_ratio": _number(0, 1),
+    "traces.traceparent": _one_of(("link", "parent")),
 }
 
 _SERVER_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
@@ -460,6 +627,115 @@ def _take(
         except ValueError as error:
             problems.append(f"{each.place}: {error}")
     return taken
+
+
+# --- OpenTelemetry --------------------------------------------------------------------------------------------------
+
+_OTLP_VARIABLES: Final[Mapping[str, tuple[str, Callable[[_Given], Any]]]] = {
+    "otlp.endpoint": ("ENDPOINT", _otlp_url),
+    "otlp.headers_file": ("HEADERS", _headers_variable),
+    "otlp.ca_file": ("CERTIFICATE", _ca_file),
+    "timeout": ("TIMEOUT", _request_seconds),
+    "gzip": ("COMPRESSION", _gzip),
+    "certificate_file": ("CLIENT_CERTIFICATE", _certificate_file),
+    "key_file": ("CLIENT_KEY", _certificate_file),
+    "protocol": ("PROTOCOL", _protocol),
+}
+"""What the standard variables of OpenTelemetry give, by Forewarn's own key for it where there is one.
+
+Each is OTEL_EXPORTER_OTLP_ and this name, and with TRACES_ or METRICS_ between them goes over that for one of the two.
+"""
+
+
+def _otlp(
+    top: Mapping[str, _Given | None], chosen: Mapping[str, Any], environ: Mapping[str, str], problems: list[str]
+) -> dict[str, Any]:
+    """Return by their names those settings that the standard variables of OpenTelemetry have a part in."""
+    standard = {
+        name: _Given(text, f"environment variable {name}", _ENVIRONMENT)
+        for name, text in environ.items()
+        if name.startswith("OTEL_") and text
+    }
+    disabled = standard.get("OTEL_SDK_DISABLED")
+    if disabled and _text(disabled).strip().lower() == "true":
+        return {}
+    found: dict[str, Any] = {
+        f"otlp_{kind}": _target(kind, top, chosen, standard, problems) for kind in ("traces", "metrics")
+    }
+    if found["otlp_metrics"]:
+        interval = _over_file(top.get("otlp.metrics_interval"), standard.get("OTEL_METRIC_EXPORT_INTERVAL"))
+        found |= _take({"otlp_metrics_interval": interval}, {"otlp_metrics_interval": _push_interval}, problems)
+    return found
+
+
+def _over_file(own: _Given | None, variable: _Given | None) -> _Given | None:
+    """Return ``variable`` unless Forewarn's ``own`` setting goes over it: that of the file does not."""
+    return variable if own is None or own.layer == _FILE else None
+
+
+def _target(
+    kind: str,
+    top: Mapping[str, _Given | None],
+    chosen: Mapping[str, Any],
+    standard: Mapping[str, _Given],
+    problems: list[str],
+) -> OtlpTarget | None:
+    """Return where ``kind``, traces or metrics, is sent; ``None`` where it is not, or where that is wrong and told."""
+    general, of_kind = "OTEL_EXPORTER_OTLP_", f"OTEL_EXPORTER_OTLP_{kind.upper()}_"
+    variables = {
+        key: _over_file(top.get(key), standard.get(of_kind + name) or standard.get(general + name))
+        for key, (name, _) in _OTLP_VARIABLES.items()
+    }
+    endpoint = variables["otlp.endpoint"]
+    if endpoint is None and top.get("otlp.endpoint") is None:
+        return None
+    exporter = {"exporter": standard.get(f"OTEL_{kind.upper()}_EXPORTER")}
+    before = len(problems)
+    if _take(exporter, {"exporter": _otlp_exporter}, problems).get("exporter") == "none":
+        return None
+    taken = dict(chosen) | _take(variables, {key: parser for key, (_, parser) in _OTLP_VARIABLES.items()}, problems)
+    if len(problems) == before:
+        _check_client_certificate(variables, taken, problems)
+    if len(problems) > before or "otlp.endpoint" not in taken:
+        return None
+    whole = endpoint is not None and endpoint.place.endswith(f"{of_kind}ENDPOINT")
+    return OtlpTarget(
+        url=taken["otlp.endpoint"] if whole else f"{taken['otlp.endpoint'].rstrip('/')}/v1/{kind}",
+        headers=taken.get("otlp.headers_file", {}),
+        timeout=taken.get("timeout", 10.0),
+        gzip=taken.get("gzip", False),
+        ca_file=taken.get("otlp.ca_file"),
+        certificate_file=taken.get("certificate_file"),
+        key_file=taken.get("key_file"),
+    )
+
+
+def _check_client_certificate(
+    given: Mapping[str, _Given | None], taken: Mapping[str, Any], problems: list[str]
+) -> None:
+    """Tell what keeps the client's certificate and key from being used."""
+    certificate, key = given["certificate_file"], given["key_file"]
+    if certificate is None:
+        if key is not None:
+            problems.append(
+                f"{key.place}: it names the key of a certificate that is not set; name that one by"
+                " OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"
+            )
+        return
+    try:
+        # Without a passphrase at hand the TLS library would ask for one at the terminal, and wait for ever.
+        tls_context(None).load_cert_chain(taken["certificate_file"], taken.get("key_file"), password=str)
+    except OSError:
+        problems.append(
+            f"{certificate.place}: {taken['certificate_file']} cannot be used with its key; name PEM files of a"
+            " certificate and, by OTEL_EXPORTER_OTLP_CLIENT_KEY, of the key to it, without a passphrase"
+        )
+
+
+def _choice(fields: Mapping[str, Any]) -> Choice:
+    """Return which executions are told, by its defaults where ``fields`` say nothing."""
+    given = {name: fields[f"traces_{name}"] for name in Choice.__struct_fields__ if f"traces_{name}" in fields}
+    return Choice(**given, parent=fields.get("traces_traceparent") == "parent")
 
 
 # --- servers --------------------------------------------------------------------------------------------------------
@@ -572,14 +848,18 @@ def _read_bounded(path: Path, most: int) -> bytes:
     return content
 
 
-def _read_secret(path: Path) -> Secret:
+def _read_text(path: Path, most: int) -> str:
     try:
-        text = _read_bounded(path, MAX_SECRET).decode().strip()
+        text = _read_bounded(path, most).decode()
     except UnicodeDecodeError:
         raise _Unreadable("is not UTF-8 text") from None
-    if not text:
+    if not text.strip():
         raise _Unreadable("is empty")
-    return Secret(text)
+    return text
+
+
+def _read_secret(path: Path) -> Secret:
+    return Secret(_read_text(path, MAX_SECRET).strip())
 
 
 def _shown(text: str) -> str:

@@ -10,11 +10,13 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from exporter import __version__, systems
 from exporter.model import Snapshot
+from exporter.outputs.own import nothing
 from exporter.outputs.prometheus import Exposition
 from exporter.settings import Settings
 from exporter.signals import Memory, Signals
@@ -22,10 +24,19 @@ from exporter.state import StateFile
 from exporter.watch import Watch
 from exporter.web.server import start_web
 
+if TYPE_CHECKING:
+    from exporter.outputs.pushes import Pushes
+
 logger = logging.getLogger("forewarn")
 
 SAVE_EVERY = 15.0
-"""Seconds between two writes of the state file; a crash that was told is written at once."""
+"""Seconds between two writes of the state file; what was told for good, such as a crash, is written at once."""
+
+SAVE_REST = 1.0
+"""Seconds between two writes at least, however often something is told."""
+
+FLUSHING = 1.5
+"""Seconds that the last push to OpenTelemetry collectors may take."""
 
 CLOSING = 2.0
 """Seconds that parting from all servers may take."""
@@ -41,23 +52,35 @@ class Sidecar:
         """Build everything; nothing is opened before :meth:`run`."""
         self._settings = settings
         self._state = StateFile(settings.state_file) if settings.state_file else None
-        self._exposition = Exposition(__version__)
+        self._to_save = asyncio.Event()
+        self._saving = asyncio.Lock()
+        self._pushes = self._build_pushes()
+        self._exposition = Exposition(__version__, self._pushes.own if self._pushes else nothing)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="signals")
-        self._crash_told = asyncio.Event()
         memories = _memories(self._state)
+        tracing = settings.otlp_traces is not None
         self._watches = [
             Watch(
                 server.name,
                 server.system,
-                systems.build(server),
-                Signals(settings.max_label_values, memories.get(server.name)),
+                systems.build(server, traces=tracing),
+                Signals(
+                    settings.max_label_values,
+                    memories.get(server.name),
+                    server=server.name,
+                    choice=settings.traces if tracing else None,
+                ),
                 interval=settings.interval,
                 publish=self._exposition.update,
-                crash_told=self._crash_told,
+                crash_told=self._to_save,
                 executor=self._executor,
+                tell=self._pushes.tell if self._pushes else None,
             )
             for server in settings.servers
         ]
+        if self._pushes is not None:
+            for name, memory in memories.items():
+                self._pushes.restore(name, memory.untold)
 
     async def run(self, stop: asyncio.Event, *, started: Callable[[int], None] | None = None) -> None:
         """Run until ``stop`` is set, then close everything. ``started`` is told the port once it is listened on."""
@@ -69,9 +92,13 @@ class Sidecar:
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(watch.run(), name=f"watch {watch.name}") for watch in self._watches]
                 running.append(tasks.create_task(self._save_for_ever(), name="state"))
+                if self._pushes is not None:
+                    self._pushes.start(tasks)
                 await stop.wait()
                 for task in running:
                     task.cancel()
+                if self._pushes is not None:
+                    await self._pushes.finish(FLUSHING)
         finally:
             await self._close()
             await web.close()
@@ -81,18 +108,46 @@ class Sidecar:
     def _newest(self) -> dict[str, Snapshot | None]:
         return {watch.name: watch.snapshot for watch in self._watches}
 
+    def _build_pushes(self) -> Pushes | None:
+        if self._settings.otlp_traces is None and self._settings.otlp_metrics is None:
+            return None
+        from exporter.outputs.pushes import Pushes  # noqa: PLC0415 - OpenTelemetry costs several MiB of memory
+
+        return Pushes(
+            self._settings, self._newest, version=__version__, saved=self._save_if_due, settled=self._to_save.set
+        )
+
     async def _save_for_ever(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAVE_EVERY):
-                    await self._crash_told.wait()
-            self._crash_told.clear()
-            # In the signals' own thread, so that none of them is in the middle of an observation.
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._save)
+                    await self._to_save.wait()
+            async with self._saving:
+                await self._save_now()
+            await asyncio.sleep(SAVE_REST)
+
+    async def _save_if_due(self) -> None:
+        """Return when all that was told is in the state file."""
+        async with self._saving:
+            if self._to_save.is_set():
+                await self._save_now()
+
+    async def _save_now(self) -> None:
+        self._to_save.clear()
+        # In the signals' own thread, so that none of them is in the middle of an observation.
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._save)
 
     def _save(self) -> None:
         if self._state is not None:
-            self._state.save({watch.name: watch.memory() for watch in self._watches})
+            self._state.save({watch.name: self._memory(watch) for watch in self._watches})
+
+    def _memory(self, watch: Watch) -> Memory:
+        memory = watch.memory()
+        if self._pushes is None:
+            return memory
+        # What is handed over in between stands in both.
+        untold = dict.fromkeys((*self._pushes.unsent(watch.name), *memory.untold))
+        return msgspec.structs.replace(memory, untold=tuple(untold))
 
     async def _close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._save)

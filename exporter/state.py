@@ -19,7 +19,7 @@ logger = logging.getLogger("forewarn.state")
 
 VERSION: Final = 1
 
-MAX_SIZE: Final = 16 * 1024 * 1024
+MAX_SIZE: Final = 64 * 1024 * 1024
 """Bytes beyond which a state file is neither written nor read."""
 
 LOST: Final = "the counters of crashes, refusals and saturated time start anew at 0"

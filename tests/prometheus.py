@@ -42,12 +42,23 @@ class Series(Struct, frozen=True):
         return self.points[-1][1]
 
 
+class FoundExemplar(Struct, frozen=True):
+    """One exemplar of a series."""
+
+    series: dict[str, str]
+    """The series' labels, the name of the metric among them as ``__name__``."""
+    labels: dict[str, str]
+    value: float
+    at: float
+    """In Unix time."""
+
+
 class Prometheus(HttpProgram):
     """A Prometheus of its own for a test.
 
-    ``targets`` are ``host:port`` of ``/metrics`` pages, ``rules`` are files, ``alertmanager`` is an ``address``.
-    Intervals are written as Prometheus writes them. An interval that a group in a rule file names goes before
-    ``evaluation_interval``.
+    ``targets`` are ``host:port`` of ``/metrics`` pages, ``rules`` are files, ``alertmanager`` is an ``address``,
+    ``features`` are those of the flag ``--enable-feature``. Intervals are written as Prometheus writes them. An
+    interval that a group in a rule file names goes before ``evaluation_interval``.
     """
 
     program = "prometheus"
@@ -61,10 +72,12 @@ class Prometheus(HttpProgram):
         scrape_interval: str = "1s",
         evaluation_interval: str = "1s",
         job: str = "forewarn",
+        features: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.targets = targets
         self.alertmanager = alertmanager
+        self.features = features
         configuration: dict[str, Any] = {
             "global": {"scrape_interval": scrape_interval, "evaluation_interval": evaluation_interval},
             "rule_files": [str(path.absolute()) for path in rules],
@@ -82,6 +95,7 @@ class Prometheus(HttpProgram):
             f"--storage.tsdb.path={self.folder}/data",
             f"--web.listen-address=127.0.0.1:{self.port}",
             f"--rules.alert.resend-delay={RESEND_DELAY}",
+            *(f"--enable-feature={feature}" for feature in self.features),
         ]
 
     async def is_ready(self) -> bool:
@@ -114,6 +128,18 @@ class Prometheus(HttpProgram):
         """Return what an expression was between two Unix times, every ``step`` seconds."""
         parameters = {"query": expression, "start": repr(start), "end": repr(end), "step": repr(step)}
         return _series(await self.api("query_range", "POST", **parameters))
+
+    async def query_exemplars(self, expression: str, start: float, end: float) -> list[FoundExemplar]:
+        """Return the exemplars between two Unix times of all series that an expression selects.
+
+        There are none without the feature ``exemplar-storage``.
+        """
+        found = await self.api("query_exemplars", query=expression, start=repr(start), end=repr(end))
+        return [
+            FoundExemplar(series["seriesLabels"], it["labels"], float(it["value"]), float(it["timestamp"]))
+            for series in found
+            for it in series["exemplars"]
+        ]
 
     async def label_values(self, label: str, match: str | None = None) -> list[str]:
         """Return the values of a label, in all series or in those of a selector."""

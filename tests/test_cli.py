@@ -52,8 +52,13 @@ def test_help_tells_every_flag() -> None:
     assert set(re.findall(r"--([a-z][a-z.-]+)", told)) == {*FLAGS, "help"}
 
 
+def test_help_tells_that_traces_need_redis() -> None:
+    told = " ".join(forewarn("run", "--help").stdout.replace("│", "").split())
+    assert "Traces need Faktory's Redis: without it there are none." in told
+
+
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "aiohttp redis uvloop msgspec prometheus_client"
+    heavy = "aiohttp redis uvloop msgspec prometheus_client opentelemetry google.protobuf"
     told = subprocess.run(
         [sys.executable, "-c", f"import exporter.cli, sys; print([m for m in {heavy.split()!r} if m in sys.modules])"],
         capture_output=True,

@@ -23,6 +23,7 @@ from exporter.signals.connections import PEERS
 from tests.forewarn import Forewarn, Scrape
 from tests.live_scenarios import Scenario, all_of, worker
 from tests.prometheus import Prometheus
+from tests.receiver import receiving, saying
 from tests.servers import StandInFaktory, WatchedServer, wait_until
 from tests.wire import Wire, new_jid
 
@@ -489,6 +490,77 @@ async def own_process(server: WatchedServer) -> None:
         assert 0 < (scrape.value("process_cpu_seconds_total") or 0) < 30
         limits = (proc / "limits").read_text().split("Max open files")[1].split()
         assert scrape.value("process_max_fds") == float(limits[0])
+
+
+@proves(
+    "forewarn_trace_executions_total",
+    "forewarn_otlp_items_total",
+    "forewarn_otlp_failures_total",
+    "forewarn_otlp_waiting_spans",
+)
+async def pushed(server: WatchedServer) -> None:
+    """Three jobs: one is slow, one quick, and one too many for what may be told in a second."""
+    await server.start()
+    arguments = ["--traces.slow-seconds=4", "--traces.ratio=0", "--traces.poll-ratio=0", "--otlp.metrics-interval=1s"]
+    async with (
+        receiving() as receiver,
+        Forewarn(server, arguments=[*arguments, f"--otlp.endpoint={receiver.endpoint}"]) as forewarn,
+        Forewarn(
+            server, arguments=[*arguments, "--traces.per-second=0", f"--otlp.endpoint={receiver.endpoint}"]
+        ) as capped,
+        await Wire.connect(server.url, "worker-1") as wire,
+    ):
+        jids = [await held(wire, jobtype) for jobtype in ("Slow", "Quick")]
+        for each in (forewarn, capped):
+            await each.wait_for("faktory_set_jobs", 2, 10, set="working")
+        await wire.ack(jids[1])
+        await asyncio.sleep(5)  # it is to be slow
+        await wire.ack(jids[0])
+        scrape = await told(
+            forewarn, lambda it: items(it, "traces", "sent") == 2, 15, "the slow job's two spans were sent"
+        )
+        assert values(scrape, "forewarn_trace_executions_total", "decision") == {
+            ("told",): 1,
+            ("left_out",): 1,
+            ("capped",): 0,
+        }
+        await capped.wait_for("forewarn_trace_executions_total", 1, 10, decision="capped")
+        assert sorted(span.name for span in receiver.spans()) == ["process default", "wait default"]
+        assert (items(scrape, "traces", "rejected"), items(scrape, "traces", "dropped")) == (0, 0)
+        assert (items(scrape, "metrics", "sent") or 0) > 100
+        assert scrape.value("forewarn_otlp_waiting_spans") == 0
+        failures = values(scrape, "forewarn_otlp_failures_total", "signal", "reason")
+        assert failures == {(signal, reason.value): 0 for signal in ("traces", "metrics") for reason in Reason}
+
+        receiver.answer = saying(503)
+        jid = await held(wire, "Failing")
+        await forewarn.wait_for("faktory_set_jobs", 1, 10, set="working")
+        await wire.fail(jid)
+        await told(
+            forewarn,
+            lambda it: (
+                it.value("forewarn_otlp_waiting_spans") == 2
+                and (it.value("forewarn_otlp_failures_total", signal="traces", reason="server") or 0) >= 1
+                and (items(it, "metrics", "dropped") or 0) > 100
+            ),
+            15,
+            "the failed job waits, and points were dropped",
+        )
+        receiver.answer = saying(400)
+        scrape = await told(forewarn, lambda it: items(it, "traces", "rejected") == 2, 40, "two spans were rejected")
+        assert scrape.value("forewarn_otlp_waiting_spans") == 0
+        assert items(scrape, "traces", "sent") == 2
+
+
+async def held(wire: Wire, jobtype: str) -> str:
+    """Push a job and take it; return its id."""
+    await wire.push(jobtype=jobtype)
+    job = await fetched(wire, "default")
+    return str(job["jid"])
+
+
+def items(scrape: Scrape, signal: str, result: str) -> float | None:
+    return scrape.value("forewarn_otlp_items_total", signal=signal, result=result)
 
 
 # --- tests ----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import gzip
 import math
 import subprocess
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -19,11 +21,25 @@ from prometheus_client import parser as client_parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from exporter.catalogue import METRICS, SNAPSHOT_METRICS, Kind, points
-from exporter.model import BusyVerdict, Distribution, Queue, QueuesVerdict, Snapshot
+from exporter.model import (
+    DURATION_BUCKETS,
+    BusyVerdict,
+    Distribution,
+    ExecutionsVerdict,
+    Exemplar,
+    Pair,
+    Queue,
+    QueuesVerdict,
+    Snapshot,
+)
 from exporter.outputs import prometheus
 from exporter.outputs.prometheus import Exposition, number, numbers
+from exporter.web.address import Address
+from exporter.web.server import start_web
 from tests.programs import need
-from tests.snapshots import HOSTILE, empty, full, names, snapshots
+from tests.prometheus import Prometheus
+from tests.servers import free_port, wait_until
+from tests.snapshots import HOSTILE, empty, exemplar, full, names, pushes, snapshots
 
 replace = msgspec.structs.replace
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -32,7 +48,7 @@ BOTH = pytest.mark.parametrize("openmetrics", [False, True], ids=["text", "openm
 
 
 def exposed(*given: Snapshot) -> Exposition:
-    exposition = Exposition("1.2.3")
+    exposition = Exposition("1.2.3", pushes)
     for snapshot in given:
         exposition.update(snapshot)
     return exposition
@@ -50,7 +66,7 @@ def read_back(families: Iterable[Family]) -> Samples:
 
 
 def of_snapshots(samples: Samples) -> Samples:
-    mine = ("process_", "forewarn_snapshot_age_seconds", "forewarn_build_info")
+    mine = ("process_", "forewarn_snapshot_age_seconds", "forewarn_build_info", "forewarn_otlp_")
     return {key: value for key, value in samples.items() if not key[0].startswith(mine)}
 
 
@@ -332,3 +348,154 @@ def test_every_metric_of_a_snapshot_can_be_filtered_for() -> None:
     for metric in SNAPSHOT_METRICS:
         name = metric.full_name("faktory")
         assert family_names(exposition.body(0.0, names=frozenset({name})))[0] == name
+
+
+Found = dict[tuple[frozenset[tuple[str, str]], str], tuple[str, str, float, float]]
+"""By the labels of a series and ``le``: trace, span, value and time of the exemplar there."""
+
+
+def found_exemplars(body: bytes) -> Found:
+    return {
+        (frozenset(sample.labels.items() - {("le", sample.labels["le"])}), sample.labels["le"]): (
+            it.labels["trace_id"],
+            it.labels["span_id"],
+            it.value,
+            round(float(it.timestamp or 0), 3),
+        )
+        for family in parsed(body, openmetrics=True)
+        for sample in family.samples
+        if (it := sample.exemplar) is not None
+    }
+
+
+def given_exemplars(snapshot: Snapshot) -> Found:
+    executions = snapshot.executions
+    bounds = [*map(str, map(float, DURATION_BUCKETS)), "+Inf"]
+    return {
+        (
+            frozenset({("server", snapshot.server), ("queue", pair[0]), ("jobtype", pair[1])}),
+            bounds[index],
+        ): (it.trace_id, it.span_id, it.value, round(it.at, 3))
+        for pair, its in (executions.exemplars if executions else {}).items()
+        if pair in snapshot.busy.durations
+        for index, it in its
+    }
+
+
+def marked(snapshot: Snapshot, exemplars: dict[Pair, tuple[tuple[int, Exemplar], ...]]) -> Snapshot:
+    return replace(snapshot, executions=ExecutionsVerdict((), {}, exemplars))
+
+
+class TestExemplars:
+    @settings(deadline=None, max_examples=60)
+    @given(one=snapshots())
+    def test_any_snapshots_exemplars_read_back_each_in_its_bucket(self, one: Snapshot) -> None:
+        assert found_exemplars(exposed(one).body(0.0, openmetrics=True)) == given_exemplars(one)
+
+    def test_all_are_there_in_every_piece(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(prometheus, "LINES_PER_PIECE", 50)
+        one = full(size=30)
+        pairs = list(one.busy.durations)
+        one = marked(
+            one, {pair: (exemplar(0.25, f"{n:x}"), exemplar(40, f"{n + 1:x}")) for n, pair in enumerate(pairs)}
+        )
+        found = found_exemplars(exposed(one).body(0.0, openmetrics=True))
+        assert len(found) == 60
+        assert found == given_exemplars(one)
+
+    def test_they_are_spelled_as_openmetrics_wants_them(self) -> None:
+        body = exposed(marked(full(), {("queue-1", "Job1"): (exemplar(40, "a1", at=1763711995.25),)})).body(
+            0.0, openmetrics=True
+        )
+        (line,) = [it for it in body.decode().split("\n") if " # {" in it and it.startswith("faktory_job_duration")]
+        labels = 'server="faktory",queue="queue-1",jobtype="Job1",le="60.0"'
+        ids = f'trace_id="a1{"0" * 30}",span_id="{"c" * 16}"'
+        assert line == f"faktory_job_duration_seconds_bucket{{{labels}}} 2 # {{{ids}}} 40 1763711995.250"
+
+    def test_text_has_none_and_is_the_same_without_them(self) -> None:
+        one = full()
+        assert one.executions is not None
+        without = exposed(replace(one, executions=replace(one.executions, exemplars={})))
+        assert stable(exposed(one).body(0.0)) == stable(without.body(0.0))
+
+    def test_openmetrics_without_them_has_the_very_lines_of_the_text(self) -> None:
+        one = marked(full(), {})
+        exposition = exposed(one)
+        family = exposition._page.servers["faktory"].families["job_duration_seconds"]
+        assert family.text is family.openmetrics
+
+    def test_a_newer_one_replaces_the_one_before_though_no_count_changed(self) -> None:
+        pair = ("queue-1", "Job1")
+        exposition = exposed(marked(full(), {pair: (exemplar(40, "a1"),)}))
+        exposition.update(newer := marked(full(), {pair: (exemplar(41, "b2"),)}))
+        assert found_exemplars(exposition.body(0.0, openmetrics=True)) == given_exemplars(newer)
+        exposition.update(marked(full(), {}))
+        assert found_exemplars(exposition.body(0.0, openmetrics=True)) == {}
+
+    def test_one_stays_though_the_counts_changed(self) -> None:
+        one, two = full(), full()
+        pair = ("queue-1", "Job1")
+        counted = Distribution(tuple(range(1, 17)), 5.0)
+        two = replace(two, busy=replace(two.busy, durations={**two.busy.durations, pair: counted}))
+        exposition = exposed(marked(one, {pair: (exemplar(40, "a1"),)}), marked(two, {pair: (exemplar(40, "a1"),)}))
+        body = exposition.body(0.0, openmetrics=True)
+        assert found_exemplars(body) == given_exemplars(marked(two, {pair: (exemplar(40, "a1"),)}))
+        assert (
+            of_snapshots(read_back(parsed(body, openmetrics=True)))[
+                "faktory_job_duration_seconds_count",
+                frozenset({("server", "faktory"), ("queue", pair[0]), ("jobtype", pair[1])}),
+            ]
+            == 16
+        )
+
+    def test_what_did_not_change_is_not_rendered_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        exposition = exposed(full())
+        monkeypatch.setattr(prometheus, "exemplar_text", None)
+        exposition.update(full())
+
+    def test_what_did_not_change_is_not_written_again_behind_a_count_that_did(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pair = ("queue-1", "Job1")
+        exposition = exposed(before := marked(full(), {pair: (exemplar(40, "a1"),)}))
+        durations = {**before.busy.durations}
+        durations[pair] = replace(durations[pair], sum=durations[pair].sum + 1)
+        newer = replace(before, busy=replace(before.busy, durations=durations))
+        monkeypatch.setattr(prometheus, "exemplar_text", None)
+        exposition.update(newer)
+        assert found_exemplars(exposition.body(0.0, openmetrics=True)) == given_exemplars(newer) != {}
+
+    def test_a_filtered_scrape_has_them(self) -> None:
+        names = frozenset({"faktory_job_duration_seconds"})
+        body = exposed(one := full()).body(0.0, openmetrics=True, names=names)
+        assert found_exemplars(body) == given_exemplars(one) != {}
+
+    async def test_a_real_prometheus_keeps_them_and_finds_them_by_their_series(self) -> None:
+        now = time.time()
+        one = marked(full(), {("queue-1", "Job1"): (exemplar(40, "a1", at=now - 2), exemplar(100_000, "b2", at=now))})
+        async with (
+            scraped(one) as target,
+            Prometheus(target, features=["exemplar-storage"]) as prometheus,
+        ):
+            series = "faktory_job_duration_seconds_bucket"
+            await wait_until(lambda: prometheus.query_exemplars(series, now - 60, now + 60), 20, every=0.1)
+            found = await prometheus.query_exemplars(series, now - 60, now + 60)
+            assert {
+                (it.series["queue"], it.series["le"], it.labels["trace_id"], it.labels["span_id"], it.value)
+                for it in found
+            } == {
+                ("queue-1", "60.0", "a1".ljust(32, "0"), "c" * 16, 40),
+                ("queue-1", "+Inf", "b2".ljust(32, "0"), "c" * 16, 100_000),
+            }
+            assert sorted(it.at for it in found) == pytest.approx([now - 2, now], abs=0.002)
+            assert prometheus.complaints() == []
+
+
+@asynccontextmanager
+async def scraped(snapshot: Snapshot) -> AsyncIterator[str]:
+    """``host:port`` of a page that tells of ``snapshot``."""
+    web = await start_web(Address("127.0.0.1", free_port()), exposed(snapshot), lambda: {snapshot.server: snapshot})
+    try:
+        yield f"127.0.0.1:{web.port}"
+    finally:
+        await web.close()

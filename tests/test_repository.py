@@ -146,7 +146,7 @@ def test_the_readmes_file_is_understood(tmp_path: Path) -> None:
     example = re.search(r'^    interval = "5s"\n(?:    .*\n|\n)+', readme, re.MULTILINE)
     assert example
     text = re.sub(r"^    ", "", example[0], flags=re.MULTILINE)
-    for key in ("password_file", "redis_password_file", "ca_file", "redis_ca_file"):
+    for key in ("password_file", "redis_password_file", "ca_file", "redis_ca_file", "headers_file"):
         text = re.sub(rf"^{key} = .*$", "", text, flags=re.MULTILINE)  # these are read from files
     path = tmp_path / "forewarn.toml"
     path.write_text(text)

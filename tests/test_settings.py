@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import string
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.logs import redact_url
+from exporter.model import Choice
 from exporter.secret import Secret
 from exporter.settings import (
     FLAGS,
     NothingConfigured,
+    OtlpTarget,
     ServerSettings,
     Settings,
     SettingsError,
@@ -66,6 +77,7 @@ def test_a_url_alone_is_enough() -> None:
 def test_every_flag_is_understood(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("one\n")
     (tmp_path / "redis-password").write_text("two\n")
+    (tmp_path / "headers").write_text("authorization: Bearer three\n")
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     flags = {
         "config": None,
@@ -84,6 +96,15 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
         "faktory.redis-password-file": str(tmp_path / "redis-password"),
         "faktory.ca-file": str(tmp_path / "ca.pem"),
         "faktory.redis-ca-file": str(tmp_path / "ca.pem"),
+        "otlp.endpoint": "https://collector.example:4318",
+        "otlp.headers-file": str(tmp_path / "headers"),
+        "otlp.ca-file": str(tmp_path / "ca.pem"),
+        "otlp.metrics-interval": "30s",
+        "traces.slow-seconds": "2.5",
+        "traces.ratio": "0.5",
+        "traces.per-second": "10",
+        "traces.poll-ratio": "1",
+        "traces.traceparent": "parent",
     }
     assert set(flags) == set(FLAGS)
     assert load(flags, {}) == Settings(
@@ -107,11 +128,25 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
                 redis_ca_file=tmp_path / "ca.pem",
             ),
         ),
+        otlp_traces=OtlpTarget(
+            url="https://collector.example:4318/v1/traces",
+            headers={"authorization": Secret("Bearer three")},
+            ca_file=tmp_path / "ca.pem",
+        ),
+        otlp_metrics=OtlpTarget(
+            url="https://collector.example:4318/v1/metrics",
+            headers={"authorization": Secret("Bearer three")},
+            ca_file=tmp_path / "ca.pem",
+        ),
+        otlp_metrics_interval=30.0,
+        traces=Choice(slow_seconds=2.5, ratio=0.5, per_second=10.0, parent=True),
+        traces_poll_ratio=1.0,
     )
 
 
 def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("one")
+    (tmp_path / "headers").write_text("x-api-key: two")
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     flags = file_with(
         tmp_path,
@@ -124,6 +159,17 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
         level = "debug"
         [web]
         listen_address = ":9000"
+        [otlp]
+        endpoint = "https://collector.example/otlp/"
+        headers_file = "headers"
+        ca_file = "ca.pem"
+        metrics_interval = "5m"
+        [traces]
+        slow_seconds = 0
+        ratio = 0.25
+        per_second = 7.5
+        poll_ratio = 0
+        traceparent = "parent"
         [[servers]]
         name = "mail"
         system = "faktory"
@@ -164,6 +210,19 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
             ),
             ServerSettings(name="bulk", url=Secret("tcp://bulk.example:7419"), web_url="http://bulk.example:7420"),
         ),
+        otlp_traces=OtlpTarget(
+            url="https://collector.example/otlp/v1/traces",
+            headers={"x-api-key": Secret("two")},
+            ca_file=tmp_path / "ca.pem",
+        ),
+        otlp_metrics=OtlpTarget(
+            url="https://collector.example/otlp/v1/metrics",
+            headers={"x-api-key": Secret("two")},
+            ca_file=tmp_path / "ca.pem",
+        ),
+        otlp_metrics_interval=300.0,
+        traces=Choice(slow_seconds=0.0, ratio=0.25, per_second=7.5, parent=True),
+        traces_poll_ratio=0.0,
     )
 
 
@@ -253,6 +312,346 @@ def test_faktory_password_concerns_the_server_named_faktory_alone(tmp_path: Path
     assert one_server(file_with(tmp_path, SERVER), {"FAKTORY_PASSWORD": "plain"}).password is None
 
 
+# --- OpenTelemetry's own variables ----------------------------------------------------------------------------------
+
+COLLECTOR = "http://collector.example:4318"
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}
+
+
+def with_otlp(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
+    """Return the settings of one server and what else is given."""
+    return load({"faktory.url": URL} | dict(flags or {}), environ)
+
+
+def traces_of(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> OtlpTarget:
+    target = with_otlp(environ, flags).otlp_traces
+    assert target is not None
+    return target
+
+
+def metrics_of(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> OtlpTarget:
+    target = with_otlp(environ, flags).otlp_metrics
+    assert target is not None
+    return target
+
+
+def otlp_problems(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> str:
+    return problems({"faktory.url": URL} | dict(flags or {}), environ)
+
+
+def test_without_an_endpoint_nothing_is_sent_whatever_else_is_set() -> None:
+    environ = {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_HEADERS": "nonsense",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere",
+        "OTEL_METRIC_EXPORT_INTERVAL": "soon",
+    }
+    loaded = with_otlp(environ)
+    assert (loaded.otlp_traces, loaded.otlp_metrics) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("base", "traces"),
+    [
+        ("http://host.example:4318", "http://host.example:4318/v1/traces"),
+        ("http://host.example:4318/", "http://host.example:4318/v1/traces"),
+        ("https://host.example/a/b/", "https://host.example/a/b/v1/traces"),
+        ("http://[::1]:4318", "http://[::1]:4318/v1/traces"),
+    ],
+)
+def test_the_path_of_each_kind_is_added_to_the_base(base: str, traces: str) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": base}
+    assert traces_of(environ).url == traces
+    assert metrics_of(environ).url == traces.replace("traces", "metrics")
+
+
+def test_an_endpoint_of_one_kind_is_used_as_it_is_and_the_other_kind_is_not_sent() -> None:
+    loaded = with_otlp({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://tempo.example/otlp/"})
+    assert loaded.otlp_traces == OtlpTarget(url="http://tempo.example/otlp/")
+    assert loaded.otlp_metrics is None
+
+
+def test_an_endpoint_of_one_kind_goes_over_the_base() -> None:
+    environ = ENDPOINT | {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://mimir.example/push"}
+    assert traces_of(environ).url == f"{COLLECTOR}/v1/traces"
+    assert metrics_of(environ).url == "http://mimir.example/push"
+
+
+def test_forewarns_own_endpoint_goes_over_opentelemetrys_and_that_over_the_file(tmp_path: Path) -> None:
+    file = file_with(tmp_path, f"[otlp]\nendpoint = 'http://file.example'\n{SERVER}")
+    environ = ENDPOINT | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://tempo.example/otlp"}
+    own = environ | {"FOREWARN_OTLP_ENDPOINT": "http://own.example"}
+    assert traces_of({}, file).url == "http://file.example/v1/traces"
+    assert traces_of(ENDPOINT, file).url == f"{COLLECTOR}/v1/traces"
+    assert traces_of(environ, file).url == "http://tempo.example/otlp"
+    assert traces_of(own, file).url == "http://own.example/v1/traces"
+    assert traces_of(own, file | {"otlp.endpoint": "http://flag.example"}).url == "http://flag.example/v1/traces"
+
+
+def test_each_option_may_be_set_for_both_kinds_and_for_one(tmp_path: Path) -> None:
+    ca, client = trustme.CA(), trustme.CA().issue_cert("forewarn.example")
+    for name in ("ca.pem", "traces-ca.pem"):
+        ca.cert_pem.write_to_path(str(tmp_path / name))
+    client.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
+    client.private_key_pem.write_to_path(str(tmp_path / "client.key"))
+    environ = ENDPOINT | {
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=both,x-tenant=both",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-api-key=traces",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "2500",
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "500",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "none",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem"),
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": str(tmp_path / "traces-ca.pem"),
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE": str(tmp_path / "client.pem"),
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY": str(tmp_path / "client.key"),
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "HTTP/Protobuf",
+    }
+    assert traces_of(environ) == OtlpTarget(
+        url=f"{COLLECTOR}/v1/traces",
+        headers={"x-api-key": Secret("traces")},
+        timeout=0.5,
+        gzip=False,
+        ca_file=tmp_path / "traces-ca.pem",
+    )
+    assert metrics_of(environ) == OtlpTarget(
+        url=f"{COLLECTOR}/v1/metrics",
+        headers={"x-api-key": Secret("both"), "x-tenant": Secret("both")},
+        timeout=2.5,
+        gzip=True,
+        ca_file=tmp_path / "ca.pem",
+        certificate_file=tmp_path / "client.pem",
+        key_file=tmp_path / "client.key",
+    )
+
+
+def test_a_client_certificate_may_have_its_key_in_the_same_file(tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    trustme.CA().issue_cert("forewarn.example").private_key_and_cert_chain_pem.write_to_path(str(both))
+    target = traces_of(ENDPOINT | {"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(both)})
+    assert (target.certificate_file, target.key_file) == (both, None)
+
+
+def test_forewarns_own_headers_and_certificates_go_over_opentelemetrys_of_either_kind(tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text("x-api-key: own")
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    environ = ENDPOINT | {
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-api-key=traces",
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": "/nowhere",
+        "FOREWARN_OTLP_HEADERS_FILE": str(tmp_path / "headers"),
+        "FOREWARN_OTLP_CA_FILE": str(tmp_path / "ca.pem"),
+    }
+    target = traces_of(environ)
+    assert (target.headers, target.ca_file) == ({"x-api-key": Secret("own")}, tmp_path / "ca.pem")
+
+
+def test_an_empty_variable_of_opentelemetry_counts_as_not_set() -> None:
+    environ = ENDPOINT | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "", "OTEL_EXPORTER_OTLP_TIMEOUT": ""}
+    assert traces_of(environ) == OtlpTarget(url=f"{COLLECTOR}/v1/traces")
+
+
+@pytest.mark.parametrize("none", ["none", "None"])
+def test_each_kind_can_be_switched_off(none: str) -> None:
+    without_traces = with_otlp(ENDPOINT | {"OTEL_TRACES_EXPORTER": none, "OTEL_METRICS_EXPORTER": "otlp"})
+    assert without_traces.otlp_traces is None
+    assert without_traces.otlp_metrics is not None
+    without_metrics = with_otlp({"OTEL_METRICS_EXPORTER": none}, {"otlp.endpoint": COLLECTOR})
+    assert without_metrics.otlp_traces is not None
+    assert without_metrics.otlp_metrics is None
+
+
+@pytest.mark.parametrize(("text", "disabled"), [("true", True), ("TRUE", True), ("false", False), ("1", False)])
+def test_all_of_it_can_be_disabled(text: str, disabled: bool) -> None:
+    loaded = with_otlp({"OTEL_SDK_DISABLED": text}, {"otlp.endpoint": COLLECTOR})
+    assert (loaded.otlp_traces is None, loaded.otlp_metrics is None) == (disabled, disabled)
+
+
+def test_opentelemetrys_interval_is_in_milliseconds_and_stands_between_the_file_and_forewarns_own(
+    tmp_path: Path,
+) -> None:
+    file = file_with(tmp_path, f"[otlp]\nmetrics_interval = '10s'\n{SERVER}")
+    environ = ENDPOINT | {"OTEL_METRIC_EXPORT_INTERVAL": "20000"}
+    assert with_otlp(ENDPOINT).otlp_metrics_interval == 60.0
+    assert with_otlp(ENDPOINT, file).otlp_metrics_interval == 10.0
+    assert with_otlp(environ, file).otlp_metrics_interval == 20.0
+    assert with_otlp(environ | {"FOREWARN_OTLP_METRICS_INTERVAL": "30s"}, file).otlp_metrics_interval == 30.0
+
+
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ("authorization=Bearer%20abc%2Fd%3D", {"authorization": "Bearer abc/d="}),
+        ("authorization=Basic dXNlcjpwdw==", {"authorization": "Basic dXNlcjpwdw=="}),
+        (" A = 1 , b=2,", {"a": "1", "b": "2"}),
+        ("empty=", {"empty": ""}),
+    ],
+)
+def test_headers_in_the_variable_are_percent_decoded(text: str, headers: Mapping[str, str]) -> None:
+    found = traces_of(ENDPOINT | {"OTEL_EXPORTER_OTLP_HEADERS": text}).headers
+    assert {name: value.reveal() for name, value in found.items()} == headers
+
+
+def test_headers_in_the_file_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "headers"
+    path.write_bytes(b"# the tenant\r\nX-Scope-OrgID: a%20b: c\r\n\n  authorization:Bearer abc\t\n")
+    assert traces_of(ENDPOINT, {"otlp.headers-file": str(path)}).headers == {
+        "x-scope-orgid": Secret("a%20b: c"),
+        "authorization": Secret("Bearer abc"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x-key=1,hunter2", "entry 2 is not a header; write name=value"),
+        ("hunter 2=1", "the name in entry 1 is not one of a header"),
+        ("=hunter2", "the name in entry 1 is not one of a header"),
+        ("hunter2%0d%0a=1", "the name in entry 1 is not one of a header"),
+        ("x-key=hunter2%0d%0ahost:%20evil", "the value in entry 1 holds a line's end"),
+        ("x-key=hunter2%00", "the value in entry 1 holds a line's end"),
+        ("x-key=hunter2%ff", "the value in entry 1 holds a line's end"),
+        ("x-hunter2=1,X-Hunter2=2", "entry 2 sets a header that was set before it"),
+        ("Content-Type=hunter2", "entry 1 sets content-type, which Forewarn sets itself"),
+        ("x-key=hunter2" + "x" * 9000, "the value in entry 1 is longer than 8192 characters"),
+        (",".join(f"x-hunter2-{number}=1" for number in range(65)), "there are more than 64 headers"),
+    ],
+)
+def test_a_wrong_header_is_told_without_showing_it(text: str, told: str, tmp_path: Path) -> None:
+    name = "OTEL_EXPORTER_OTLP_HEADERS"
+    by_variable = otlp_problems(ENDPOINT | {name: text})
+    assert f"environment variable {name}: {told}" in by_variable
+    assert "hunter2" not in by_variable.lower()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"x-key: 1\nhunter2", "line 2 is not a header; write name: value"),
+        (b"\n\nhunter2 x: 1", "the name in line 3 is not one of a header"),
+        (b"x-key: hunter2\rhost: evil", "the value in line 1 holds a line's end"),
+        ("x-key: hunter2\u2028y".encode(), "the value in line 1 holds a line's end"),
+        (b"x-key: hunter2\xff", "is not UTF-8 text; name a readable file of lines such as x-api-key: TOKEN"),
+        (b" \n", "is empty; name a readable file"),
+        (b"x-key: hunter2\n" * 9000, "is longer than 65536 bytes; name a readable file"),
+    ],
+)
+def test_a_wrong_headers_file_is_told_without_showing_it(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "headers"
+    path.write_bytes(content)
+    by_file = otlp_problems({}, {"otlp.headers-file": str(path)})
+    assert f"--otlp.headers-file: {path}" in by_file
+    assert told in by_file
+    assert "hunter2" not in by_file
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "ENDPOINT",
+            "collector.example:4318",
+            "the URL does not begin with http:// or https://; write http://host:4318",
+        ),
+        ("ENDPOINT", "grpc://collector.example", "the URL does not begin with http:// or https://"),
+        ("ENDPOINT", "http://collector.example:port", "the URL is malformed after its scheme"),
+        ("ENDPOINT", "http://:4318", "the URL names no host and port that can be reached"),
+        ("ENDPOINT", "http://collector.example:0", "the URL names no host and port that can be reached"),
+        ("ENDPOINT", "http://collector.example\r\n/x", "the URL names no host and port that can be reached"),
+        ("ENDPOINT", "http://collector.example/?hunter2", "the URL goes on with ? or #"),
+        ("ENDPOINT", "http://:hunter2@collector.example", "put them into a header, such as authorization, by"),
+        ("ENDPOINT", "http://hunter2@collector.example", "put them into a header, such as authorization, by"),
+        ("ENDPOINT", "http://u:hunt/er2@collector.example", "put them into a header, such as authorization, by"),
+        ("TIMEOUT", "10s", "'10s' is not a whole number from 1 to 600000; it is in milliseconds"),
+        ("TIMEOUT", "0", "'0' is not a whole number from 1 to 600000; it is in milliseconds"),
+        ("COMPRESSION", "zstd", "'zstd' is not known; write one of none, gzip"),
+        ("PROTOCOL", "grpc", "only http/protobuf: unset it or set it to http/protobuf, and set the endpoint"),
+        ("PROTOCOL", "http/json", "'http/json' is not spoken here"),
+        ("CERTIFICATE", "/nowhere", "/nowhere does not exist; name a readable file of PEM certificates"),
+        ("CERTIFICATE", __file__, f"{__file__} holds no certificate that is understood"),
+        ("CLIENT_CERTIFICATE", "/nowhere", "/nowhere does not exist; name a readable file in PEM form"),
+        ("CLIENT_CERTIFICATE", __file__, f"{__file__} cannot be used with its key"),
+        ("CLIENT_KEY", __file__, "it names the key of a certificate that is not set"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["", "TRACES_", "METRICS_"])
+def test_a_wrong_variable_of_opentelemetry_is_told_once_with_its_fix(
+    kind: str, name: str, text: str, told: str
+) -> None:
+    variable = f"OTEL_EXPORTER_OTLP_{kind}{name}"
+    shown = otlp_problems(ENDPOINT | {variable: text})
+    assert shown.startswith(f"environment variable {variable}: ")
+    assert told in shown
+    assert len(shown.splitlines()) == 1
+    assert "hunt" not in shown
+
+
+@pytest.mark.parametrize("name", ["OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"])
+def test_another_exporter_than_otlp_is_refused(name: str) -> None:
+    told = f"environment variable {name}: 'console' is not known; write one of otlp, none"
+    assert otlp_problems(ENDPOINT | {name: "console"}) == told
+
+
+def test_a_wrong_interval_of_opentelemetry_is_told() -> None:
+    told = otlp_problems(ENDPOINT | {"OTEL_METRIC_EXPORT_INTERVAL": "60"})
+    assert told == (
+        "environment variable OTEL_METRIC_EXPORT_INTERVAL: '60' is not a whole number from 1000 to 3600000;"
+        " it is in milliseconds"
+    )
+
+
+AT_A_TERMINAL = """
+import fcntl, os, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from exporter.settings import SettingsError, load
+try:
+    load({"faktory.url": "tcp://host"}, os.environ)
+except SettingsError as error:
+    print(error)
+"""
+
+
+def test_a_key_with_a_passphrase_is_refused_and_no_terminal_is_asked_for_it(tmp_path: Path) -> None:
+    client = trustme.CA().issue_cert("forewarn.example")
+    client.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
+    locked = load_pem_private_key(client.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"hunter2")
+    )
+    (tmp_path / "client.key").write_bytes(locked)
+    environ = ENDPOINT | {
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(tmp_path / "client.pem"),
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(tmp_path / "client.key"),
+    }
+    ours, terminal = os.openpty()
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", AT_A_TERMINAL],
+            env=environ,
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            timeout=20,
+        )
+    finally:
+        os.close(ours)
+        os.close(terminal)
+    assert "of the key to it, without a passphrase" in ended.stdout
+
+
+def test_settings_need_nothing_of_opentelemetry() -> None:
+    program = """
+import sys
+sys.modules["opentelemetry"] = sys.modules["google"] = None
+from exporter.settings import load
+print(load({"faktory.url": "tcp://host", "otlp.endpoint": "http://host"}, {}).otlp_traces.url)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("http://host/v1/traces\n", "")
+
+
 # --- passwords ------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +695,7 @@ def test_no_secret_is_ever_shown(secret: str, mistake: str, tmp_path: Path) -> N
     url = f"{scheme}://:{secret}@host{end}"
     redis = f"redis://:{secret}@host{end}"
     (tmp_path / "password").write_text(secret)
+    (tmp_path / "headers").write_text(f"x-key: {secret}")
     quoted = url.replace("\\", "\\\\").replace('"', '\\"')
     file = file_with(tmp_path, SERVER.replace(URL, quoted) + 'password_file = "password"')
     shown = [redact_url(url), redact_url(redis)]
@@ -307,6 +707,10 @@ def test_no_secret_is_ever_shown(secret: str, mistake: str, tmp_path: Path) -> N
         ({}, {"FAKTORY_URL": URL, "FAKTORY_PASSWORD": f"/{secret}"}),
         ({}, {"FAKTORY_PROVIDER": url}),
         ({}, {"FAKTORY_PROVIDER": "ADDON", "ADDON": url}),
+        ({"faktory.url": URL, "otlp.endpoint": f"http://:{secret}@host{end}"}, {}),
+        ({"faktory.url": URL, "otlp.endpoint": COLLECTOR, "otlp.headers-file": str(tmp_path / "headers")}, {}),
+        ({"faktory.url": URL}, ENDPOINT | {"OTEL_EXPORTER_OTLP_HEADERS": f"x-key={secret}"}),
+        ({"faktory.url": URL}, ENDPOINT | {"OTEL_EXPORTER_OTLP_HEADERS": f"{secret}"}),
         (file, {}),
         (file_with(tmp_path / "..", SERVER.replace(URL, quoted)[:-3]), {}),
     ]
@@ -340,6 +744,21 @@ def test_nothing_configured_says_what_to_set() -> None:
         ({"max-label-values": "0"}, "--max-label-values: '0' is not a whole number from 1"),
         ({"max-label-values": "many"}, "--max-label-values: 'many' is not a whole number"),
         ({"state-file": ""}, "--state-file: it is not a path"),
+        ({"otlp.endpoint": "host:4318"}, "--otlp.endpoint: the URL does not begin with http:// or https://"),
+        ({"otlp.headers-file": "/nowhere"}, "--otlp.headers-file: /nowhere does not exist"),
+        ({"otlp.ca-file": __file__}, "--otlp.ca-file: " + __file__ + " holds no certificate"),
+        ({"otlp.metrics-interval": "999ms"}, "--otlp.metrics-interval: '999ms' is out of range"),
+        ({"traces.slow-seconds": "60s"}, "--traces.slow-seconds: '60s' is not a number from 0 to 31536000"),
+        ({"traces.slow-seconds": "-1"}, "--traces.slow-seconds: '-1' is not a number"),
+        ({"traces.slow-seconds": "nan"}, "--traces.slow-seconds: 'nan' is not a number"),
+        ({"traces.slow-seconds": "1e999"}, "--traces.slow-seconds: '1e999' is not a number"),
+        ({"traces.slow-seconds": "٦٠"}, "--traces.slow-seconds: '٦٠' is not a number"),
+        ({"traces.slow-seconds": "1.2.3"}, "--traces.slow-seconds: '1.2.3' is not a number"),
+        ({"traces.ratio": "1.01"}, "--traces.ratio: '1.01' is not a number from 0 to 1"),
+        ({"traces.ratio": "5%"}, "--traces.ratio: '5%' is not a number from 0 to 1"),
+        ({"traces.per-second": "many"}, "--traces.per-second: 'many' is not a number from 0 to 10000"),
+        ({"traces.poll-ratio": "2"}, "--traces.poll-ratio: '2' is not a number from 0 to 1"),
+        ({"traces.traceparent": "child"}, "--traces.traceparent: 'child' is not known; write one of link, parent"),
         ({"config": "/nowhere.toml"}, "--config: /nowhere.toml does not exist"),
         ({"config": "/"}, "--config: / is not a file"),
         ({"faktory.url": "http://host"}, "--faktory.url: the URL does not begin with tcp:// or tcp+tls://"),
@@ -365,6 +784,13 @@ def test_a_wrong_flag_is_told_with_its_fix(flags: dict[str, str | None], told: s
         ("intervall = '5s'", "{file}: intervall: there is no such key; did you mean interval?"),
         ("[log]\ncolour = 'red'", "{file}: log.colour: there is no such key"),
         ("log = 'json'", "{file}: log is not a table; write [log]"),
+        ("otlp = 'http://h'", "{file}: otlp is not a table; write [otlp]"),
+        ("[otlp]\nendpont = 'http://h'", "{file}: otlp.endpont: there is no such key; did you mean otlp.endpoint?"),
+        ("[otlp]\nendpoint = 'h:4318'", "{file}: otlp.endpoint: the URL does not begin with http://"),
+        ("[traces]\nratio = '1'", "{file}: traces.ratio: it is a text; write a number without quotes"),
+        ("[traces]\nratio = true", "{file}: traces.ratio: it is true or false; write a number without quotes"),
+        ("[traces]\nratio = inf", "{file}: traces.ratio: 'inf' is not a number from 0 to 1"),
+        ("[traces]\ntraceparent = true", "{file}: traces.traceparent: it is true or false; write a text"),
         ("interval = 5", "{file}: interval: it is a number; write a text in quotes"),
         ("interval = true", "{file}: interval: it is true or false; write a text in quotes"),
         ("max_label_values = '5'", "{file}: max_label_values: it is a text; write a whole number without quotes"),

@@ -3,6 +3,8 @@
 The lines of a server are rendered once per poll, from line templates that are kept from one render to the next. Both
 formats share them, and every scrape until the next poll shares the joined and compressed result: a scrape itself
 renders only the few series that change with time.
+
+Exemplars are in OpenMetrics alone: text 0.0.4 has no place for them.
 """
 
 from __future__ import annotations
@@ -17,19 +19,15 @@ from typing import cast
 import msgspec
 
 from exporter.catalogue import (
-    BUILD_INFO,
-    PROCESS_METRICS,
-    SNAPSHOT_AGE,
     SNAPSHOT_METRICS,
     Kind,
     Labels,
     Metric,
     Value,
     columns,
-    snapshot_age,
 )
-from exporter.model import Distribution, Snapshot
-from exporter.process_metrics import process_metrics
+from exporter.model import Distribution, Exemplar, Snapshot
+from exporter.outputs.own import Further, nothing, own_columns
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -118,6 +116,11 @@ def numbers(values: Sequence[float]) -> tuple[bytes, ...]:
     return tuple(text[1:-1].split(b","))
 
 
+def series_per_piece(samples: int) -> int:
+    """Return how many series of so many lines each are rendered in one go."""
+    return max(1, LINES_PER_PIECE // samples)
+
+
 class _Lines:
     """The lines of one section for one server: templates and pieces kept from the last render only."""
 
@@ -131,7 +134,7 @@ class _Lines:
         self._joined: list[bytes] = []
         self._values: list[Sequence[float]] = []
         self._pieces: list[bytes] = []
-        self._step = max(1, LINES_PER_PIECE // len(section.samples))
+        self._step = series_per_piece(len(section.samples))
 
     def render(self, keys: Sequence[Labels], values: Sequence[float]) -> tuple[bytes, ...]:
         """Return the lines in pieces; ``values`` holds for each of ``keys`` one value per sample, in their order."""
@@ -164,6 +167,55 @@ class _Lines:
 
 _Pieces = tuple[bytes, ...]
 
+_Exemplars = tuple[tuple[int, Exemplar], ...]
+"""Those of one series, each with the index of its bucket, which is also that of its line."""
+
+
+def exemplar_text(exemplar: Exemplar) -> bytes:
+    """Return what stands behind the value of a bucket that has an exemplar; its time is by the server's clock."""
+    # Ids are hexadecimal digits. Prometheus keeps milliseconds, and not every parser takes a time with an exponent.
+    ids = f'trace_id="{exemplar.trace_id}",span_id="{exemplar.span_id}"'
+    return f" # {{{ids}}} {exemplar.value!r} {exemplar.at:.3f}".encode("utf-8", "replace")
+
+
+class _Marked(msgspec.Struct, frozen=True):
+    """A piece of a histogram's lines, and the same with its exemplars."""
+
+    plain: bytes
+    exemplars: Sequence[_Exemplars]
+    texts: Mapping[Exemplar, bytes]
+    lines: bytes
+
+
+class _ExemplarLines:
+    """The lines of a histogram with exemplars behind some: kept from the last render where nothing changed."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._step = series_per_piece(samples)
+        self._kept: list[_Marked] = []
+
+    def render(self, pieces: _Pieces, exemplars: Sequence[_Exemplars]) -> _Pieces:
+        """Return ``pieces`` with the exemplars of each of their series."""
+        kept, self._kept = self._kept, []
+        for index, plain in enumerate(pieces):
+            part = exemplars[index * self._step : (index + 1) * self._step]
+            if index < len(kept) and kept[index].plain is plain and kept[index].exemplars == part:
+                self._kept.append(kept[index])
+                continue
+            time.sleep(0)  # lets the event loop have the interpreter
+            known = kept[index].texts if index < len(kept) else {}
+            texts = {it: known.get(it) or exemplar_text(it) for its in part for _, it in its}
+            self._kept.append(_Marked(plain, part, texts, self._mark(plain, part, texts) if texts else plain))
+        return tuple([it.lines for it in self._kept])
+
+    def _mark(self, plain: bytes, exemplars: Sequence[_Exemplars], texts: Mapping[Exemplar, bytes]) -> bytes:
+        lines = plain.split(b"\n")
+        for position, its in enumerate(exemplars):
+            for index, exemplar in its:
+                lines[position * self._samples + index] += texts[exemplar]
+        return b"\n".join(lines)
+
 
 class _Family(msgspec.Struct, frozen=True):
     """One metric's lines for one server, by section, in pieces."""
@@ -182,6 +234,7 @@ class _FamilyLines:
             [_Lines(name, snapshot.server, metric.labels, it) for it in sections(metric, openmetrics=openmetrics)]
             for openmetrics in (False, True)
         )
+        self._exemplars = _ExemplarLines(len(metric.buckets) + 3)
 
     def render(self, keys: Sequence[Labels], values: Sequence[Value]) -> _Family:
         if not self._metric.buckets:
@@ -189,14 +242,18 @@ class _FamilyLines:
             return _Family(lines, lines)
         distributions = cast("Sequence[Distribution]", values)
         together: list[float] = []
+        marked = False
         for it in distributions:
             together += it.counts
             together += (it.count, it.sum)
+            marked |= it.exemplars != ()
         if len(together) != len(keys) * (len(self._metric.buckets) + 3):
             raise ValueError(f"{self._metric.name} needs {len(self._metric.buckets) + 1} counts for each series")
         lines = (self._openmetrics[0].render(keys, together),)
         if self._metric.kind is Kind.HISTOGRAM:
-            return _Family(lines, lines)
+            if not marked:
+                return _Family(lines, lines)
+            return _Family(lines, (self._exemplars.render(lines[0], [it.exemplars for it in distributions]),))
         apart: tuple[list[float], ...] = (
             [count for it in distributions for count in it.counts],
             [it.count for it in distributions],
@@ -276,19 +333,16 @@ class _Page:
                         yield from (family.openmetrics if openmetrics else family.text)[index]
 
 
-_Sample = tuple[tuple[str, str] | None, float]
-"""The only label, if any, and the value of a series that is rendered at the scrape."""
-
-
 class Exposition:
     """The newest snapshots of all servers as they are scraped.
 
     :meth:`update` may run in a worker thread, for one server in one thread at a time; everything else may be called
-    from any thread at any time.
+    from any thread at any time. ``told`` tells what else of the sidecar itself is to be exposed.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, told: Further = nothing) -> None:
         self._version = version
+        self._told = told
         self._lines: dict[str, _ServerLines] = {}
         self._page = _Page({})
         self._lock = threading.Lock()
@@ -331,18 +385,14 @@ class Exposition:
         return b"".join(self.parts(now, openmetrics=openmetrics, gzip=gzip, names=names))
 
     def _tail(self, page: _Page, now: float, *, openmetrics: bool, names: frozenset[str] | None) -> Iterator[bytes]:
-        ages = [(("server", it.snapshot.server), snapshot_age(it.snapshot, now)) for it in page.servers.values()]
-        process = process_metrics()
-        samples_of: list[tuple[Metric, list[_Sample]]] = [(SNAPSHOT_AGE, [*ages])]
-        samples_of.append((BUILD_INFO, [(("version", self._version), 1)]))
-        samples_of += [(it, [(None, process[it.name])]) for it in PROCESS_METRICS if it.name in process]
-        for metric, samples in samples_of:
-            if samples and _wanted(metric.name, metric, names):
+        servers = [it.snapshot for it in page.servers.values()]
+        for metric, labels, keys, values in own_columns(self._version, servers, now, self._told):
+            if _wanted(metric.name, metric, names):
                 (section,) = sections(metric, openmetrics=openmetrics)
                 yield header(metric.name, metric, section, openmetrics=openmetrics)
-                for label, value in samples:
-                    labels = "" if label is None else f"{{{label_text(label[:1], label[1:])}}}"
-                    yield f"{metric.name}{labels} ".encode("utf-8", "replace") + number(value) + b"\n"
+                for key, value in zip(keys, cast("Sequence[float]", values), strict=True):
+                    shown = f"{{{label_text(labels, key)}}}" if key else ""
+                    yield f"{metric.name}{shown} ".encode("utf-8", "replace") + number(value) + b"\n"
         if openmetrics:
             yield b"# EOF\n"
 

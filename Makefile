@@ -10,6 +10,8 @@ RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 NODE := tests/workers/node
 NODE_MODULES := $(NODE)/node_modules/.done
+COLLECTOR := .tools/otelcol
+COLLECTOR_PARTS := tests/otelcol/builder.yaml
 
 # The programs that the demo and the tests need, each with the Debian package that brings it.
 DEMO_PROGRAMS := redis-server:redis-server
@@ -30,11 +32,11 @@ run: $(RUN) ## Watch what the environment or forewarn.toml names; with nothing c
 	elif [ -n "$$FAKTORY_URL$$FAKTORY_PROVIDER" ] || env | grep -q '^FOREWARN_'; then exec $(BIN)/forewarn run; \
 	else $(MAKE) --no-print-directory demo-programs && exec $(BIN)/forewarn demo; fi
 
-test: $(DEV) programs $(NODE_MODULES) ## Run everything that proves it: lint, types and tests
+test: $(DEV) programs $(NODE_MODULES) $(COLLECTOR) ## Run everything that proves it: lint, types and tests
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "these files are not formatted:"; $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 generate: $(DEV) ## Write what is made from the code: rules, dashboards, and parts of the documentation
 	@$(BIN)/python -m exporter.catalogue > docs/metrics.md
@@ -75,6 +77,19 @@ $(DEV): $(RUN) requirements/dev.txt
 
 $(NODE_MODULES): $(NODE)/package.json $(NODE)/package-lock.json | programs
 	@if command -v npm >/dev/null; then cd $(NODE) && npm ci --no-audit --no-fund --loglevel=error >/dev/null && touch node_modules/.done; fi
+
+# The OpenTelemetry Collector has no package: its own builder makes it. In CI it must be there, elsewhere its tests are skipped.
+$(COLLECTOR): $(COLLECTOR_PARTS)
+	@mkdir -p $(@D)
+	@if ! command -v go >/dev/null; then \
+		echo "missing: go 1.25 or newer, to build the OpenTelemetry Collector (https://go.dev/doc/install)" >&2; [ "$$CI" != true ]; \
+	else echo "building the OpenTelemetry Collector"; \
+		version=$$(sed -n 's/.*otlpreceiver //p' $(COLLECTOR_PARTS)); \
+		{ CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false" \
+		go run go.opentelemetry.io/collector/cmd/builder@$$version --config $(COLLECTOR_PARTS) \
+		&& mv .tools/otelcol-build/otelcol $@ && rm -rf .tools/otelcol-build; } >.tools/otelcol.log 2>&1 || \
+		{ cat .tools/otelcol.log >&2; [ "$$CI" != true ]; }; \
+	fi
 
 programs:
 	@$(call need,$(TEST_PROGRAMS))

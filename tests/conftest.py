@@ -67,3 +67,8 @@ async def real() -> AsyncIterator[RealFaktory]:
     made = RealFaktory(real_programs()[-1])
     async with running(made):
         yield made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the live ones, which take longest, and mostly wait."""
+    items.sort(key=lambda item: "/test_live_" not in item.nodeid)

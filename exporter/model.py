@@ -373,7 +373,7 @@ class Choice(msgspec.Struct, frozen=True):
     slow_seconds: float = 60.0
     ratio: float = 0.01
     """Share of the rest, chosen by the id of the trace: of one job all attempts or none."""
-    per_second: float = 50.0
+    per_second: float = 10.0
     """Most executions that are told per second, on average from one observation to the next."""
     parent: bool = False
     """Whether a span becomes a child of its producer's, in the producer's trace, instead of linking to it."""

@@ -430,7 +430,7 @@ def test_those_that_may_have_left_before_their_worker_went_are_judged_like_any_o
 
 
 def test_an_orphan_that_was_one_too_many_is_not_told_when_it_leaves() -> None:
-    story = Story(Choice(per_second=0.2))
+    story = Story(Choice(per_second=1 / BURST))
     held = [job("a"), job("b")]
     story.poll(0, *held)
     told = story.poll(5, *held, crashes=[crash("w", 0, 4, 5, *held)])
@@ -554,8 +554,28 @@ def told_of(story: Story, at: float, step: float, jobs: int = 10_000) -> int:
 def test_no_more_are_told_than_the_time_since_the_poll_before_allows() -> None:
     story = Story(Choice(ratio=1.0, per_second=50.0))
     assert told_of(story, 0, 5) == 250
-    assert told_of(story, 60, 5) == 250  # what was not used before is not saved up
+    assert told_of(story, 60, 5) == 250  # what was not used before is saved up for others
     assert told_of(story, 200, 1000) == 50 * BURST
+
+
+@pytest.mark.parametrize(("orphans", "told"), [(100, 100), (2000, 10 * int(BURST))])
+def test_a_crash_is_told_with_all_its_jobs_though_the_cap_was_just_reached(orphans: int, told: int) -> None:
+    story = Story(Choice(ratio=1.0, per_second=10.0))
+    assert told_of(story, 0, 5) == told_of(story, 15, 5) == 50
+    held = [job(f"held{n}", 0, worker="dead") for n in range(orphans)]
+    story.poll(30, *held)
+    found = executions(story.poll(35, *held, crashes=[crash("dead", 25, 30, 35, *held)]))
+    assert {outcome for _, outcome in found} == {Outcome.CRASHED}
+    assert len(found) == told
+
+
+def test_what_befell_takes_from_what_may_be_told_of_the_rest() -> None:
+    story = Story(Choice(ratio=1.0, per_second=1.0))
+    story.poll(0, job("failed"), *(job(f"quick{n}", -1) for n in range(10)))
+    story.poll(5, failed=1)
+    answers: dict[str, JobFailure | None] = {f"quick{n}": None for n in range(10)}
+    told = executions(story.poll(10, failed=1, answers=answers | {"failed": FAILED}))
+    assert [outcome for _, outcome in told] == [Outcome.FAILED] + [Outcome.FINISHED] * 4
 
 
 def test_less_than_one_per_poll_is_one_after_some_polls() -> None:

@@ -52,7 +52,7 @@ LINKED = 128
 """Most orphans that are told with their worker's crash."""
 
 BURST = 120.0
-"""Seconds' worth of executions that may be told at once at most, however long ago the observation before was."""
+"""Seconds' worth of executions that may be told at once at most, however little was told before."""
 
 Key = tuple[str, float]
 """One execution: the id of its job, and when that was reserved."""
@@ -85,26 +85,35 @@ class ExecutionsMemory(msgspec.Struct, frozen=True):
 
 
 class Budget:
-    """How many executions may be told: so many per second, and of them no more than one step's worth at once."""
+    """How many executions may be told: so many per second on average.
+
+    Of those that nothing befell no more than one step's worth is told at once. What is not used is saved up for the
+    others, so that a worker's crash is told with all its jobs.
+    """
 
     def __init__(self, per_second: float, at: float | None) -> None:
         self._per_second = per_second
         self._at = at
         self._step = 1.0  # as long as no two observations tell how far apart they are
-        self._left = 0.0
+        self._step_left = 0.0
+        self._saved = per_second * BURST
 
-    def grant(self, now: float) -> int:
-        """Return how many may be told now."""
+    def pass_time(self, now: float) -> None:
+        """Let the time since the observation before be worth what it is."""
         if self._at is not None and now > self._at:  # else the clock was set back, and the last step is as good
             self._step = min(now - self._at, BURST)
         self._at = now
         worth = self._per_second * self._step
-        self._left = min(max(1.0, worth), self._left + worth)
-        return int(self._left)
+        self._step_left = min(max(1.0, worth), self._step_left + worth)
+        self._saved = min(max(1.0, self._per_second * BURST), self._saved + worth)
 
-    def spend(self, told: int) -> None:
-        """Take those off that were told."""
-        self._left -= told
+    def granted(self, befallen: int, others: int) -> tuple[int, int]:
+        """Return how many of each may be told now; they count as told."""
+        first = min(befallen, int(self._saved))
+        second = min(others, max(0, int(min(self._step_left, self._saved) - first)))
+        self._saved -= first + second
+        self._step_left = max(0.0, self._step_left - first - second)
+        return first, second
 
 
 class _Waiting(msgspec.Struct):
@@ -362,10 +371,11 @@ class ExecutionsSignal:
         return None
 
     def _choose(self, candidates: Sequence[_Candidate], now: float) -> Sequence[_Candidate]:
-        ranked = sorted(candidates, key=lambda it: it.rank)
-        most = self._budget.grant(now)
-        chosen, rest = ranked[:most], ranked[most:]
-        self._budget.spend(len(chosen))
+        befallen = sorted((it for it in candidates if it.rank < _SLOW), key=lambda it: it.rank)
+        others = sorted((it for it in candidates if it.rank >= _SLOW), key=lambda it: it.rank)
+        self._budget.pass_time(now)
+        first, second = self._budget.granted(len(befallen), len(others))
+        chosen, rest = [*befallen[:first], *others[:second]], [*befallen[first:], *others[second:]]
         self._decisions[Decision.TOLD] += len(chosen)
         self._decisions[Decision.CAPPED] += len(rest)
         for told, group in ((True, chosen), (False, rest)):

@@ -400,8 +400,9 @@ class Stage:
 
     async def forewarn(self, forewarn: Forewarn) -> Forewarn:
         """Start one Forewarn; not many at once."""
+        self._ends.push_async_exit(forewarn)  # first: a story may be cancelled before its turn has come
         async with self._starting:
-            await self._ends.enter_async_context(forewarn)
+            await forewarn.start()
         self._forewarns.append(forewarn)
         return forewarn
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import aiohttp
-import pytest
 
-from tests.programs import HttpProgram
+from tests.programs import HttpProgram, lacking
 
 PROGRAM: Final = Path(__file__).parent.parent / ".tools" / "otelcol"
 """Where ``make test`` builds it, of what ``tests/otelcol/builder.yaml`` names."""
@@ -20,12 +18,8 @@ PROGRAM: Final = Path(__file__).parent.parent / ".tools" / "otelcol"
 
 def need_collector() -> None:
     """Skip the test where there is no collector, with how to have it; in CI, where it must be there, fail."""
-    if shutil.which(PROGRAM) is not None:
-        return
-    told = f"no OpenTelemetry Collector at {PROGRAM}: `make test` builds it where Go 1.25 or newer is on the PATH"
-    if os.environ.get("CI") == "true":
-        pytest.fail(told)
-    pytest.skip(told)
+    if shutil.which(PROGRAM) is None:
+        lacking(f"no OpenTelemetry Collector at {PROGRAM}: `make test` builds it where Go 1.25 or newer is on the PATH")
 
 
 class Collector(HttpProgram):

@@ -10,7 +10,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import aiohttp
 import pytest
@@ -24,9 +24,12 @@ STOP_DEADLINE = 15.0
 
 def need(program: str, package: str) -> None:
     """Skip the test where a program is missing, with how to have it; in CI, where it must be there, fail."""
-    if shutil.which(program) is not None:
-        return
-    told = f"no {program} on the PATH: apt-get install {package}"
+    if shutil.which(program) is None:
+        lacking(f"no {program} on the PATH: apt-get install {package}")
+
+
+def lacking(told: str) -> NoReturn:
+    """Skip the test, or fail it in CI, for want of what ``told`` says how to have."""
     if os.environ.get("CI") == "true":
         pytest.fail(told)
     pytest.skip(told)

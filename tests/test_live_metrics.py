@@ -119,10 +119,10 @@ async def queues_and_sets(server: WatchedServer) -> None:
                     20,
                     "a latency above 2 s",
                 )
+                polled = time.time() - (scrape.value("forewarn_snapshot_age_seconds") or 0)
                 check_totals(server, scrape)
                 await forewarn.wait_for("faktory_connections", 3, 10)  # ours, the worker's and Forewarn's
                 latency = scrape.value("faktory_queue_latency_seconds", queue="mail") or 0
-                polled = time.time() - (scrape.value("forewarn_snapshot_age_seconds") or 0)
                 assert polled - last_pushed - NOISE <= latency <= polled - first_pushed + 0.1
 
                 commands = scrape.value("faktory_commands_total") or 0

@@ -93,7 +93,7 @@ async def watch_of(server: WatchedServer) -> AsyncIterator[Watch]:
         Signals(200),
         interval=5,
         publish=Exposition("bench").update,
-        crash_told=asyncio.Event(),
+        to_save=asyncio.Event(),
         executor=executor,
     )
     yield watch

@@ -181,7 +181,7 @@ async def polled(
         Signals(200, server=settings.name, choice=choice),
         interval=5,
         publish=Exposition("bench").update,
-        crash_told=asyncio.Event(),
+        to_save=asyncio.Event(),
         executor=executor,
         tell=tell,
     )

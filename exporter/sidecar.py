@@ -72,7 +72,7 @@ class Sidecar:
                 ),
                 interval=settings.interval,
                 publish=self._exposition.update,
-                crash_told=self._to_save,
+                to_save=self._to_save,
                 executor=self._executor,
                 tell=self._pushes.tell if self._pushes else None,
             )

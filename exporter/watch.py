@@ -39,7 +39,7 @@ class Watch:
         *,
         interval: float,
         publish: Callable[[Snapshot], None],
-        crash_told: asyncio.Event,
+        to_save: asyncio.Event,
         executor: Executor,
         clock: Callable[[], float] = time.monotonic,
         tell: Callable[[Snapshot, float, float], None] | None = None,
@@ -53,7 +53,7 @@ class Watch:
             signals: What is made of it.
             interval: Seconds from one poll to the next.
             publish: Called in ``executor`` once per poll, with the snapshot.
-            crash_told: Set when what was told must outlive this process: a crash was counted, or something became
+            to_save: Set when what was told must outlive this process: a crash was counted, or something became
                 part of a trace.
             executor: Where the work that grows with the server is done: one thread.
             clock: In seconds.
@@ -66,7 +66,7 @@ class Watch:
         self._signals = signals
         self._interval = interval
         self._publish = publish
-        self._crash_told = crash_told
+        self._to_save = to_save
         self._executor = executor
         self._clock = clock
         self._tell = tell
@@ -99,7 +99,7 @@ class Watch:
         after = await loop.run_in_executor(self._executor, self._conclude, pending, probes, runs, failures)
         self.snapshot = after
         if after.workers.found or (after.executions is not None and after.executions.told):
-            self._crash_told.set()
+            self._to_save.set()
         if self._tell is not None:
             self._tell(after, started, self._clock())
             self._untold = ()

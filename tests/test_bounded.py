@@ -172,7 +172,7 @@ async def watching(url: str) -> AsyncIterator[tuple[Watch, Exposition]]:
             Signals(LIMIT),
             interval=5,
             publish=exposition.update,
-            crash_told=asyncio.Event(),
+            to_save=asyncio.Event(),
             executor=executor,
         )
         try:

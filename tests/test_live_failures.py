@@ -646,7 +646,7 @@ async def test_a_thousand_failures_leave_no_descriptor_no_task_and_no_memory_beh
                 Signals(200),
                 interval=5,
                 publish=lambda _: None,
-                crash_told=asyncio.Event(),
+                to_save=asyncio.Event(),
                 executor=executor,
             )
             found: list[tuple[int, int, int]] = []

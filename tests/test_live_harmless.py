@@ -388,7 +388,7 @@ async def watching(server: WatchedServer, port: int, *, traces: bool) -> AsyncIt
             Signals(200, server="faktory", choice=Choice(ratio=1, per_second=10_000) if traces else None),
             interval=5,
             publish=lambda _: None,
-            crash_told=asyncio.Event(),
+            to_save=asyncio.Event(),
             executor=executor,
         )
         try:

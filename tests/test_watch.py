@@ -96,7 +96,7 @@ def watching(
     *,
     choice: Choice | None = None,
     tell: Callable[[Snapshot, float, float], None] | None = None,
-    crash_told: asyncio.Event | None = None,
+    to_save: asyncio.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Watch, list[Snapshot]]:
     published: list[Snapshot] = []
@@ -107,7 +107,7 @@ def watching(
         Signals(200, server="jobs", choice=choice),
         interval=interval,
         publish=published.append,
-        crash_told=crash_told or asyncio.Event(),
+        to_save=to_save or asyncio.Event(),
         executor=executor,
         clock=clock,
         tell=tell,
@@ -234,7 +234,7 @@ async def test_a_slow_server_gets_a_rest_of_half_an_interval(
         Signals(200),
         interval=5.0,
         publish=lambda _: None,
-        crash_told=asyncio.Event(),
+        to_save=asyncio.Event(),
         executor=executor,
         clock=lambda: clock[0],
     )
@@ -301,7 +301,7 @@ async def test_each_poll_is_told_in_the_loop_with_its_start_and_end(executor: Th
 
 async def test_what_was_told_is_to_be_saved_at_once(executor: ThreadPoolExecutor) -> None:
     event = asyncio.Event()
-    watch, _ = watching(Scripted(*ENDED, failed={"j1": IO_ERROR}), executor, choice=Choice(), crash_told=event)
+    watch, _ = watching(Scripted(*ENDED, failed={"j1": IO_ERROR}), executor, choice=Choice(), to_save=event)
     assert [(await watch.poll(), event.is_set())[1] for _ in range(2)] == [False, False]
     await watch.poll()
     assert event.is_set()

@@ -33,6 +33,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from exporter import __version__
+from exporter.faktory.endpoint import tls_context
 from exporter.model import Failure, Reason
 from exporter.outputs.otlp_delivery import Delivery, Fate
 from exporter.settings import OtlpTarget
@@ -419,8 +420,7 @@ _JSON: Final = msgspec.json.Decoder(_JsonAnswer, strict=False)
 def _tls(target: OtlpTarget) -> ssl.SSLContext:
     """Return a client's TLS settings: TLS 1.2 or newer, certificate and host name verified."""
     try:
-        context = ssl.create_default_context(cafile=None if target.ca_file is None else str(target.ca_file))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = tls_context(target.ca_file)
         if target.certificate_file is not None:
             # Without a password of its own, an encrypted key would make OpenSSL ask for one on the terminal.
             context.load_cert_chain(target.certificate_file, target.key_file, password="")

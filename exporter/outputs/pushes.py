@@ -58,7 +58,7 @@ class Pushes:
         self._senders: list[OtlpSender] = []
         self._traces: TraceOutput | None = None
         self._metrics: MetricsOutput | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         if settings.otlp_traces is not None:
             sender = OtlpSender(settings.otlp_traces)
             self._senders.append(sender)
@@ -120,7 +120,7 @@ class Pushes:
         """Begin to push, by tasks of ``tasks`` that only :meth:`finish` ends."""
         for name, output in (("traces", self._traces), ("metrics", self._metrics)):
             if output is not None:
-                self._tasks.append(tasks.create_task(output.run(), name=f"push of {name}"))
+                self._tasks[name] = tasks.create_task(output.run(), name=f"push of {name}")
 
     async def finish(self, deadline: float) -> None:
         """Push what is left within ``deadline`` seconds, whatever the collectors do, and stop."""
@@ -128,9 +128,9 @@ class Pushes:
             if self._traces is not None:
                 last.create_task(self._traces.flush(deadline))
             if self._metrics is not None:
-                await _ended(self._tasks[-1])
+                await _ended(self._tasks["metrics"])
                 last.create_task(self._metrics.flush(deadline))
-        for task in self._tasks:
+        for task in self._tasks.values():
             await _ended(task)
         for sender in self._senders:
             await sender.close()

@@ -56,7 +56,6 @@ _SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
 _LAST_SECOND: Final = 9_200_000_000.0  # year 2261: nanoseconds in 63 bits end soon after
 _OWN: Final[int] = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE: Final[int] = _OWN | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 _MAX_TRACESTATE: Final = 512
 _STATE_MEMBERS: Final = 32
 _STATE_MEMBER: Final = re.compile(
@@ -193,10 +192,10 @@ class _Placed(msgspec.Struct, frozen=True, gc=False):
 
 def _placed(traced: Traced, reservation: Reservation, *, parent: bool) -> _Placed:
     """Return the trace in which a job is told: its producer's if so configured and known, else the job's own."""
-    producer = _producer(reservation)
-    if parent and producer is not None:
-        return _Placed(producer.trace, producer.state, producer)
-    return _Placed(bytes.fromhex(trace_ids.job_trace(traced.name, reservation.jid)), "", producer)
+    job, producer = reservation.job, _producer(reservation)
+    traceparent = None if job is None else job.traceparent
+    trace = trace_ids.told_trace(traced.name, reservation.jid, traceparent, parent=parent)
+    return _Placed(bytes.fromhex(trace), producer.state if parent and producer is not None else "", producer)
 
 
 def _process_context(traced: Traced, reservation: Reservation, placed: _Placed) -> _Context:
@@ -540,11 +539,11 @@ def _key_value(key: str, value: _Attribute) -> KeyValue:
 
 def _producer(reservation: Reservation) -> _Context | None:
     job = reservation.job
-    found = None if job is None or job.traceparent is None else _TRACEPARENT.fullmatch(job.traceparent)
+    found = None if job is None else trace_ids.producer(job.traceparent)
     if job is None or found is None:
         return None
-    trace, span = map(bytes.fromhex, found.groups())
-    return _Context(trace, span, _tracestate(job.tracestate), remote=True) if any(trace) and any(span) else None
+    trace, span = map(bytes.fromhex, found)
+    return _Context(trace, span, _tracestate(job.tracestate), remote=True)
 
 
 def _tracestate(text: str | None) -> str:

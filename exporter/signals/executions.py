@@ -43,7 +43,7 @@ from exporter.signals.changes import Changes, changes
 from exporter.signals.exemplars import Exemplars
 from exporter.signals.labels import Labels
 from exporter.signals.outcomes import Left, any_failed, ended_how, ended_when, first, holds, without
-from exporter.trace_ids import job_trace, process_span
+from exporter.trace_ids import job_trace, process_span, told_trace
 
 REMEMBERED = 10_000
 """Most of each kind that is remembered over a restart of Forewarn, and most earlier attempts at any time."""
@@ -392,10 +392,8 @@ class ExecutionsSignal:
             return
         pair, value = candidate.counted
         reservation = execution.reservation
-        job = reservation.job
-        trace = job_trace(self._server, reservation.jid)
-        if self._choice.parent and job is not None and job.traceparent is not None:
-            _, trace, *_ = job.traceparent.split("-")
+        traceparent = None if reservation.job is None else reservation.job.traceparent
+        trace = told_trace(self._server, reservation.jid, traceparent, parent=self._choice.parent)
         span = process_span(self._server, reservation.jid, reservation.reserved_at)
         self._exemplars.add(pair, Exemplar(trace, span, value, execution.ended_at))
 

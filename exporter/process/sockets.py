@@ -1,70 +1,138 @@
-"""Who is connected to a TCP port of this machine: read from the kernel's tables of sockets, not asked of the server.
+"""Who is connected to a TCP port of this machine: asked of the kernel, not of the server.
 
-``/proc/net/tcp`` and ``/proc/net/tcp6`` hold the sockets of the network namespace that the reading process is in. So
-the answer is known only where the server listens in that namespace too. What listens there may be a proxy before the
-server: then those are told that are connected to the proxy.
+The kernel's socket diagnosis (netlink's ``sock_diag``; ``ss`` asks it too) tells the sockets of the network namespace
+that the asking process is in. So the answer is known only where the server listens in that namespace too. What listens
+there may be a proxy before the server: then those are told that are connected to the proxy.
 
-The kernel hands a table out page by page while sockets come and go: a count is exact for what stays open meanwhile.
+Not every kernel tells. gVisor has no such diagnosis, a kernel may be built without ``tcp_diag``, a seccomp profile or
+systemd's ``RestrictAddressFamilies=`` may forbid to ask. There it is not known who is connected, which is no failure.
+
+The kernel picks out the port's sockets itself, but goes through its table piece by piece while sockets come and go: a
+count is exact for what stays open meanwhile. It does not tell whether any came or went (``NLM_F_DUMP_INTR`` is never
+set on sockets), and to ask again would make it no exacter.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import errno
+import os
+import select
 import socket
+import struct
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from exporter.model import Failure, Reason
 
-TABLES: Final = ("tcp", "tcp6")
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+"""The kernel tells the sockets of one family at a time."""
 
-MAX_TABLE: Final = 8 * 1024 * 1024
-"""Most bytes that are read of one table: some 55,000 sockets, for which the kernel takes 0.1 s."""
+MAX_ANSWER: Final = 8 * 1024 * 1024
+"""Most bytes that are read of the answer about one family: some 65,000 connections to the port."""
 
 PIECE: Final = 64 * 1024
-"""Bytes that are looked through at once: other threads stand still for that time, a third of a millisecond."""
+"""Bytes that are received at once. The kernel sends half as many, and other threads stand still while those are looked
+through: a fifth of a millisecond."""
 
 DEADLINE: Final = 1.0
-"""Seconds for reading the tables, and for finding the addresses of a host's name. Usually it takes milliseconds."""
+"""Seconds for the kernel's answer, and for finding the addresses of a host's name. Each usually takes a millisecond."""
 
 RECHECK: Final = 60.0
-"""Seconds after which it is looked up anew whose address the host is, and which of the tables the port is in."""
+"""Seconds after which it is looked up anew whose address the host is."""
 
-REST: Final = 60.0
-"""Seconds for which the tables are left alone after one was too long, or took too long."""
+REST: Final = 100
+"""The kernel is left alone, after an answer that could not be used, for so many times the processor time that it cost:
+such answers take a hundredth of one processor at most, and one that was only late is asked for again at once."""
+
+REFUSALS: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EAFNOSUPPORT,
+        errno.EINVAL,
+        errno.ENOENT,
+        errno.ENOSYS,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTONOSUPPORT,
+        errno.ESOCKTNOSUPPORT,
+    }
+)
+"""Errors of a kernel that does not offer the socket diagnosis, or not to this process."""
 
 Address = IPv4Address | IPv6Address
 
-Row = tuple[bytes, bytes, bytes]
-"""Local address, remote address and state of a socket, as the kernel writes them."""
+Row = tuple[int, bytes, bytes]
+"""State, local address and remote address of a socket."""
 
-_ESTABLISHED: Final = b"01"
-_LISTEN: Final = b"0A"
+# From the kernel's netlink.h, sock_diag.h, inet_diag.h and tcp_states.h. A header is in the machine's byte order; of a
+# socket, ports and addresses are in the network's.
+_NETLINK_SOCK_DIAG: Final = 4
+_ERROR: Final = 2
+_DONE: Final = 3
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_REQUEST_AND_DUMP: Final = 0x1 | 0x300
+_ESTABLISHED: Final = 1
+_LISTEN: Final = 10
+_HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port of the netlink socket
+_QUESTION: Final = struct.Struct("=BBxxI")  # family, protocol, states; the id of a socket follows
+_SOCKET_ID: Final = struct.Struct(">H46x")  # local port, then what is not asked for
+_SOCKET: Final = struct.Struct(">BBxxHxx16s16s32x")  # family, state, local port, both addresses, what is not needed
+_ERRNO: Final = struct.Struct("=i")  # how an answer ended, below 0 where it failed
+_MAX_ERRNO: Final = 4095
+_LEAST: Final = {_SOCK_DIAG_BY_FAMILY: _SOCKET.size, _DONE: _ERRNO.size, _ERROR: _ERRNO.size}  # bytes behind the header
+_ALIGNMENT: Final = 4  # of messages
+_BYTES: Final[Mapping[int, int]] = {socket.AF_INET: 4, socket.AF_INET6: 16}  # of an address
 _ANY4: Final = IPv4Address(0)
 _ANY6: Final = IPv6Address(0)
 
 
-def tally(pieces: Iterable[bytes], port: int) -> Counter[Row]:
-    """Count the sockets of the local ``port`` that listen or are connected.
+class Part(msgspec.Struct, frozen=True):
+    """What one datagram of an answer tells."""
 
-    ``pieces`` are the content of a table, cut anywhere. What is not a whole row of such a socket is passed over.
-    """
-    address = rb"([0-9A-F]{8}|[0-9A-F]{32})"
-    rows = re.compile(rb"^ *\d+: %b:%04X %b:[0-9A-F]{4} (01|0A) " % (address, port, address), re.MULTILINE)
-    found: Counter[Row] = Counter()
-    rest = b""
-    for piece in pieces:
-        whole, _, rest = (rest + piece).rpartition(b"\n")
-        found.update(rows.findall(whole))
-    return found
+    sockets: Mapping[Row, int]
+    end: int | None = None
+    """0: this completes the answer; else the ``errno`` with which the kernel ended it; ``None``: more is to come."""
+    torn: bool = False
+    """This is no datagram of an answer, or not all of one."""
+
+
+def question(family: int, port: int) -> bytes:
+    """Return what asks the kernel for the sockets of the local ``port`` that listen or are connected."""
+    states = 1 << _ESTABLISHED | 1 << _LISTEN
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, states) + _SOCKET_ID.pack(port)
+    return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_AND_DUMP, 1, 0) + body
+
+
+def parse(datagram: bytes, port: int) -> Part:
+    """Read one datagram of the kernel's answer about ``port``. Never raises, whatever the bytes are."""
+    rows: list[Row] = []
+    start = 0
+    while (body := start + _HEADER.size) <= len(datagram):
+        length, kind, *_ = _HEADER.unpack_from(datagram, start)
+        end = start + length
+        if not body + _LEAST.get(kind, 0) <= end <= len(datagram):
+            break
+        if kind == _SOCK_DIAG_BY_FAMILY:
+            family, state, local_port, local, remote = _SOCKET.unpack_from(datagram, body)
+            size = _BYTES.get(family)
+            if size is not None and local_port == port:
+                rows.append((state, local[:size], remote[:size]))
+        elif kind in {_DONE, _ERROR}:
+            error = -_ERRNO.unpack_from(datagram, body)[0]
+            if not 0 <= error <= _MAX_ERRNO:
+                break
+            return Part(Counter(rows), end=error)
+        start = end + -end % _ALIGNMENT
+        if start >= len(datagram):
+            return Part(Counter(rows))
+    return Part(Counter(rows), torn=True)
 
 
 def peers(rows: Mapping[Row, int], hosts: Iterable[Address]) -> dict[str, int] | None:
@@ -73,13 +141,14 @@ def peers(rows: Mapping[Row, int], hosts: Iterable[Address]) -> dict[str, int] |
     ``hosts`` are the addresses of the server, in the order in which they are tried. A connection to another address of
     this machine, on which something else listens on the same port, is not counted.
     """
-    listening = {_address(local) for local, _, state in rows if state == _LISTEN}
+    listening = {_address(local) for state, local, _ in rows if state == _LISTEN}
     ours = next((it for it in (_listener(host, listening) for host in hosts) if it is not None), None)
     if ours is None:
         return None
+    ends = {local for local in {it[1] for it in rows} if _listener(_address(local), listening) == ours}
     found: Counter[str] = Counter()
-    for (local, remote, state), sockets in rows.items():
-        if state == _ESTABLISHED and _listener(_address(local), listening) == ours:
+    for (state, local, remote), sockets in rows.items():
+        if state == _ESTABLISHED and local in ends:
             found[str(_address(remote))] += sockets
     return dict(found)
 
@@ -90,16 +159,20 @@ def _listener(address: Address, listening: Collection[Address]) -> Address | Non
     return next((it for it in candidates if it in listening), None)
 
 
-def _address(text: bytes) -> Address:
-    """Read an address: words of four bytes, each written as a number of this machine's byte order."""
-    words = (int(text[start : start + 8], 16) for start in range(0, len(text), 8))
-    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    return IPv4Address(packed) if len(packed) == 4 else _plain(IPv6Address(packed))
+def _address(packed: bytes) -> Address:
+    return _plain(ip_address(packed))
 
 
 def _plain(address: Address) -> Address:
     """Return an IPv4 address that is written as IPv6 as what it is."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def open_diagnosis() -> socket.socket:
+    """Return a socket to the kernel's socket diagnosis that never waits. Raises ``OSError`` where there is none."""
+    if sys.platform != "linux":
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG)
 
 
 class PortPeers:
@@ -110,20 +183,24 @@ class PortPeers:
         host: str,
         port: int,
         *,
-        folder: Path = Path("/proc/net"),
+        diagnosis: Callable[[], socket.socket] = open_diagnosis,
         clock: Callable[[], float] = time.monotonic,
+        cost: Callable[[], float] = time.thread_time,
         deadline: float = DEADLINE,
     ) -> None:
-        """``host`` is a name or an address. ``folder`` holds the tables; ``clock`` and ``deadline`` are in seconds."""
+        """``host`` is a name or an address. ``diagnosis`` opens a socket to the kernel, one that never waits.
+
+        ``clock``, ``cost`` and ``deadline`` are in seconds; ``cost`` tells the processor time of the thread that asks.
+        """
         self._host = host
         self._port = port
-        self._folder = folder
+        self._diagnosis = diagnosis
         self._clock = clock
+        self._cost = cost
         self._deadline = deadline
         self._checked: float | None = None
         self._addresses: tuple[Address, ...] = ()
-        self._tables: tuple[str, ...] = TABLES
-        self._reading: asyncio.Future[_Look] | None = None
+        self._asking: asyncio.Task[_Look] | None = None
         self._here = False
         self._failure: Failure | None = None
         self._rest_until = 0.0
@@ -132,93 +209,106 @@ class PortPeers:
         """Return how many connections the port has from each address, and what went wrong if anything did.
 
         Neither of them where it cannot be known: the host is not this machine, or nothing listens on the port in this
-        network namespace, or there are no such tables. Never raises, and never takes longer than three deadlines.
+        network namespace, or the kernel does not tell. Never raises, and never takes longer than three deadlines.
         """
         now = self._clock()
         if self._checked is None or now - self._checked >= RECHECK:
-            self._checked, self._tables = now, TABLES
+            self._checked = now
             self._addresses = await _own_addresses(self._host, self._deadline)
         if not self._addresses:
             return None, None
-        if self._failure is not None and now < self._rest_until:
-            return None, self._failure
-        look = await self._look()
-        if look is None:
-            told = f"reading {self._folder} took longer than {2 * self._deadline:g} s: is this machine overloaded?"
-            if self._here:
-                self._failure = Failure(Reason.TIMEOUT, f"{told} Next try in {REST:g} s")
-                self._rest_until = self._clock() + REST
-            return None, self._failure
-        self._here = look.peers is not None
-        self._tables = look.tables if self._here else TABLES
-        self._failure = look.failure if self._here else None
-        if self._failure is not None:
-            self._rest_until = self._clock() + REST
-            return None, self._failure
-        return look.peers, None
+        if self._failure is None or now >= self._rest_until:
+            look = await self._look()
+            self._failure = look.failure
+            self._here = look.peers is not None or (self._here and look.failure is not None)
+            if look.failure is None:
+                return look.peers, None
+        return None, self._failure if self._here else None
 
-    async def _look(self) -> _Look | None:
-        """Look into the tables in a thread; ``None`` when it takes too long. One that hangs is not joined by others."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.get_running_loop().run_in_executor(None, self._read_tables)
-        done, _ = await asyncio.wait({self._reading}, timeout=2 * self._deadline)  # it ends by itself but for a hang
-        return self._reading.result() if done else None
+    async def _look(self) -> _Look:
+        """Ask the kernel in a thread. One that hangs is waited for once, and not joined by others."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_in_thread())
+            await asyncio.wait({self._asking}, timeout=2 * self._deadline)  # it ends by itself but for a hang
+        if self._asking.done():
+            return self._asking.result()
+        told = f"the kernel was asked for the sockets of port {self._port}, and the question hangs"
+        fix = "is this machine overloaded? It is asked again as soon as that has ended"
+        return _Look(None, Failure(Reason.TIMEOUT, f"{told}: {fix}"))
 
-    def _read_tables(self) -> _Look:
+    async def _ask_in_thread(self) -> _Look:
+        look, cost = await asyncio.to_thread(self._ask)
+        self._rest_until = self._clock() + REST * cost
+        return look
+
+    def _ask(self) -> tuple[_Look, float]:
+        """Return what the kernel tells, and the processor time that it took."""
+        before = self._cost()
         rows: Counter[Row] = Counter()
-        tables: list[str] = []
         failure: Failure | None = None
-        end = self._clock() + self._deadline
-        for name in self._tables:
-            table = _Table(self._folder / name, self._clock, end)
-            found = tally(table, self._port)
-            if found:
-                tables.append(name)
-            rows.update(found)
-            failure = failure or table.failure
-        return _Look(peers(rows, self._addresses), tuple(tables), failure)
+        try:
+            with self._diagnosis() as kernel:
+                end = self._clock() + self._deadline
+                for family in FAMILIES:
+                    for part in self._answer(kernel, family, end):
+                        rows.update(part)
+        except TimeoutError:
+            why = f"did not come within {self._deadline:g} s: is this machine overloaded?"
+            failure = self._given_up(Reason.TIMEOUT, why)
+        except _UnusableError as error:
+            failure = self._given_up(Reason.PROTOCOL, str(error))
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                why = f"could not be had ({error.strerror}): has Forewarn, or this machine, no files or memory left?"
+                failure = self._given_up(Reason.UNREACHABLE, why)
+        return _Look(peers(rows, self._addresses), failure), self._cost() - before
+
+    def _answer(self, kernel: socket.socket, family: int, end: float) -> Iterator[Mapping[Row, int]]:
+        """Ask for the sockets of one family; return them in pieces. Raises ``OSError`` and ``_UnusableError``."""
+        kernel.send(question(family, self._port))
+        size = 0
+        while True:
+            piece = self._receive(kernel, end)
+            size += len(piece)
+            if size > MAX_ANSWER:
+                fix = f"find out with `ss -Htn 'sport = :{self._port}'` who holds so many connections"
+                raise _UnusableError(f"is longer than the {MAX_ANSWER} bytes that are read: {fix}")
+            part = parse(piece, self._port)
+            yield part.sockets
+            if part.torn:
+                raise _UnusableError("is torn: see whether `ss -Htln` works, and report it with `uname -srm`")
+            if part.end is not None:
+                if part.end and part.end not in REFUSALS:
+                    raise OSError(part.end, os.strerror(part.end))
+                return
+            if self._clock() > end:
+                raise TimeoutError
+
+    def _receive(self, kernel: socket.socket, end: float) -> bytes:
+        """Return the next datagram. Tries before it waits: each wait gives up the interpreter once more."""
+        while True:
+            try:
+                return kernel.recv(PIECE)
+            except BlockingIOError:
+                waiting = select.poll()
+                waiting.register(kernel, select.POLLIN)
+                left = end - self._clock()
+                if left <= 0 or not waiting.poll(left * 1000):
+                    raise TimeoutError from None
+
+    def _given_up(self, reason: Reason, why: str) -> Failure:
+        return Failure(reason, f"the kernel's answer about the sockets of port {self._port} {why}")
 
 
 class _Look(msgspec.Struct, frozen=True):
-    """What was found: the peers where anything listens, the tables that the port is in, and what was not read."""
+    """What was found: the peers where anything listens, and why that is not all of them."""
 
     peers: Mapping[str, int] | None
-    tables: tuple[str, ...]
     failure: Failure | None
 
 
-class _Table:
-    """A table's content in pieces, as far as the bounds allow; afterwards ``failure`` tells whether that was all."""
-
-    def __init__(self, path: Path, clock: Callable[[], float], end: float) -> None:
-        self.failure: Failure | None = None
-        self._path = path
-        self._clock = clock
-        self._end = end
-
-    def __iter__(self) -> Iterator[bytes]:
-        size = 0
-        try:
-            with self._path.open("rb") as file:
-                while piece := file.read(PIECE):
-                    size += len(piece)
-                    if size > MAX_TABLE:
-                        why = f"is longer than the {MAX_TABLE} bytes that are read; next try in {REST:g} s"
-                        self.failure = self._given_up(Reason.PROTOCOL, why)
-                        return
-                    yield piece
-                    time.sleep(0)  # lets the event loop have the interpreter
-                    if self._clock() > self._end:
-                        self.failure = self._given_up(
-                            Reason.TIMEOUT, f"could not be read in time; next try in {REST:g} s"
-                        )
-                        return
-        except OSError:  # IPv6 is switched off, or this is not Linux, or it is hidden: not known, which is no failure
-            return
-
-    def _given_up(self, reason: Reason, why: str) -> Failure:
-        fix = "see with `ss -s` whether there are far more sockets than usual on this machine"
-        return Failure(reason, f"{self._path} {why}: {fix}")
+class _UnusableError(Exception):
+    """An answer of the kernel that is given up; the text says why."""
 
 
 async def _own_addresses(host: str, deadline: float) -> tuple[Address, ...]:

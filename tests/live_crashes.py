@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,9 @@ SETTLED = 93.0
 
 GRACE = 5.0
 """Seconds that a worker must have been gone before it counts as crashed."""
+
+LINGERS = 2.1
+"""Seconds for which the server may know a worker that has gone, and for which a drop of connections is waited out."""
 
 REASON_WAIT = 75.0
 """Seconds within which the server's count of hung workers tells why a silent worker went."""
@@ -42,6 +46,11 @@ TAKING = 60.0
 
 LONG = 1800
 """Seconds that a job takes which its worker is never to end."""
+
+
+def told_after(interval: int) -> int:
+    """Return within how many seconds a crash is told: of the polls one sees it, one asks, and one asks again."""
+    return interval * (1 + ceil(LINGERS / interval) + ceil(GRACE / interval))
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -190,13 +199,14 @@ class Scene:
 
 
 class RawWorker:
-    """A worker that beats every 15 s while it is connected, and does nothing else by itself."""
+    """A worker that beats every 15 s while it is connected, and but for its idle slots does nothing else by itself."""
 
     def __init__(self, url: str, wid: str, beside: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         self.wid = wid
         self._url = url
         self._beside = beside
         self._wire: Wire | None = None
+        self._idle: list[Wire] = []
         self._busy = asyncio.Lock()
 
     async def connect(self) -> None:
@@ -211,11 +221,26 @@ class RawWorker:
         async with self._busy:
             assert await self._wire.fetch(queue) is not None
 
+    async def idle(self, slots: int) -> None:
+        """Let so many slots of it, each with a connection of its own, wait for work that never comes.
+
+        They do not all begin to wait at the same time: when it dies, one of them is likely to have begun just then.
+        """
+        for _ in range(slots):
+            await asyncio.sleep(2 / slots)
+            self._idle.append(await Wire.connect(self._url, self.wid))
+            self._beside(self._wait(self._idle[-1]))
+
     async def die(self) -> None:
         """Go without a word."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await wire.abort()
+        wires = [*self._idle, *([] if self._wire is None else [self._wire])]
+        self._wire, self._idle = None, []
+        await asyncio.gather(*(wire.abort() for wire in wires))
+
+    async def _wait(self, wire: Wire) -> None:
+        with contextlib.suppress(OSError, EOFError, WireError):
+            while wire in self._idle:
+                await wire.fetch(f"never-{self.wid}")
 
     async def _beat(self, wire: Wire) -> None:
         # Ends with its connection: the server was stopped, or the worker has died.

@@ -18,6 +18,12 @@ REAPER = 15.0
 RETRIED = 15.0
 """Seconds after which a failed job may be tried again, at the earliest."""
 
+FETCH_TAKES = 2.1
+"""Seconds for which a FETCH may wait in a real server: 2 s, and up to a tenth until its Redis looks at its clock."""
+
+ASKED_EVERY = 80.0
+"""Seconds within which no worker that was found registered may be asked after again."""
+
 Key = tuple[str, float]
 """One execution: the id of its job, and when that was reserved."""
 
@@ -40,6 +46,8 @@ class SimWorker:
     beat_at: float = EPOCH
     hung: bool = False
     connected: bool = True
+    fetches: list[float] = field(default_factory=list)
+    """Once it is killed: when the server will notice that each of its connections that waited in a FETCH is closed."""
 
 
 @dataclass
@@ -55,6 +63,10 @@ class SimServer:
     workers: dict[str, SimWorker] = field(default_factory=dict)
     working: dict[str, Reservation] = field(default_factory=dict)
     beats_asked: list[tuple[float, str]] = field(default_factory=list)
+    renewed: dict[str, float] = field(default_factory=dict)
+    """When each worker that was asked after was last found registered."""
+    asked_too_soon: list[tuple[float, str]] = field(default_factory=list)
+    """What was asked although it may not be: within ``ASKED_EVERY`` after that."""
     reaped_at: dict[str, float] = field(default_factory=dict)
     processed: int = 0
     failed: int = 0
@@ -79,6 +91,10 @@ class SimServer:
         job: JobFacts | None = None,
     ) -> str:
         jid = jid or f"jid-{next(self.ids)}"
+        worker = self.registered.get(wid)
+        if worker is not None and worker.fetches:  # a job for one that was killed: this FETCH waits no longer
+            worker.fetches[0] = self.now
+            self._notice_closed()
         self.working[jid] = Reservation(jid, wid, queue, jobtype, self.now, self.now + reserve_for, job)
         self.commands += 1
         return jid
@@ -116,9 +132,18 @@ class SimServer:
                 answers[each.reservation.jid] = None
         return answers
 
-    def kill(self, wid: str) -> None:
-        self.workers.pop(wid)
-        self.registered.pop(wid, None)
+    def kill(self, wid: str, *fetches: float) -> None:
+        """Close every connection of a worker.
+
+        ``fetches``: for how many seconds each of its idle slots still waits in a FETCH. The server sees only then that
+        such a connection is closed, and knows the worker until all are.
+        """
+        assert all(0 <= seconds <= FETCH_TAKES for seconds in fetches)
+        assert len(fetches) <= self.workers.pop(wid).connections
+        worker = self.registered.get(wid)
+        if worker is not None:
+            worker.fetches = sorted(self.now + seconds for seconds in fetches)
+            self._notice_closed()
 
     def restart(self) -> None:
         self.started, self.commands, self.reaped = self.now, 0, 0
@@ -131,6 +156,7 @@ class SimServer:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + 0.25)
+            self._notice_closed()
             for worker in self.workers.values():
                 if not worker.hung and self.now - worker.beat_at >= BEAT:
                     worker.beat_at, worker.connected = self.now, True
@@ -144,11 +170,20 @@ class SimServer:
 
     def answer(self, wid: str) -> bool:
         self.beats_asked.append((self.now, wid))
+        if self.now - self.renewed.get(wid, -ASKED_EVERY) < ASKED_EVERY:
+            self.asked_too_soon.append((self.now, wid))
         self.commands += 1
         worker = self.registered.get(wid)
         if worker is not None:
-            worker.beat_at = self.now
+            worker.beat_at = self.renewed[wid] = self.now
         return worker is not None
+
+    def _notice_closed(self) -> None:
+        for worker in [it for it in self.registered.values() if it.wid not in self.workers]:
+            worker.fetches = [until for until in worker.fetches if until > self.now]
+            worker.connections = len(worker.fetches)
+            if not worker.fetches:
+                del self.registered[worker.wid]
 
     def _reap(self) -> None:
         for wid, worker in list(self.registered.items()):

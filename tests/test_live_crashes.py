@@ -39,6 +39,7 @@ from tests.live_crashes import (
     seen,
     stays,
     stays_until,
+    told_after,
     told_within,
 )
 from tests.servers import WatchedServer, wait_until
@@ -208,7 +209,7 @@ async def test_a_restart_of_forewarn_counts_no_crash_twice_and_loses_none(scene:
     restarted = asyncio.create_task(before_verdict.start())
 
     told_once = Told(1, 0, orphans(victims))
-    await asyncio.gather(*(told_within(each, told_once, GRACE + 2 + NOISE) for each in (after_verdict, abrupt)))
+    await asyncio.gather(*(told_within(each, told_once, told_after(1) + NOISE) for each in (after_verdict, abrupt)))
     await wait_until(lambda: _saved_crashes(folder / "abrupt.json") == 1, 2, what="the crash is written down at once")
     await restarted
     victims.append(await scene.take({"second": 1}))
@@ -227,7 +228,7 @@ async def test_a_restart_of_forewarn_counts_no_crash_twice_and_loses_none(scene:
 
 
 @side_by_side
-async def test_a_killed_worker_is_one_crash_and_its_jobs_are_orphans_within_grace_and_two_polls(scene: Scene) -> None:
+async def test_a_killed_worker_is_one_crash_and_its_jobs_are_orphans_within_seconds(scene: Scene) -> None:
     every_second, by_default = await scene.forewarn(interval="1s"), await scene.forewarn(interval="5s")
     alone = {kind: scene.worker(kind, f"{kind}-a", f"{kind}-b", concurrency=3) for kind in KINDS}
     together = {kind: scene.worker(kind, f"together-{kind}", concurrency=2) for kind in KINDS}
@@ -236,8 +237,8 @@ async def test_a_killed_worker_is_one_crash_and_its_jobs_are_orphans_within_grac
     async def both_tell(victims: list[Taken]) -> None:
         expected = Told(len(victims), 0, orphans(victims))
         took = await asyncio.gather(
-            told_within(every_second, expected, GRACE + 2 * 1 + NOISE),
-            told_within(by_default, expected, GRACE + 2 * 5 + NOISE),
+            told_within(every_second, expected, told_after(1) + NOISE),
+            told_within(by_default, expected, told_after(5) + NOISE),
         )
         print(f"{scene.server.name}: crash {len(victims)} told after {took[0]:.1f} s at 1s, {took[1]:.1f} s at 5s")
 
@@ -261,6 +262,37 @@ async def test_a_killed_worker_is_one_crash_and_its_jobs_are_orphans_within_grac
     await asyncio.gather(*(stays(each, expected, AFTERWARDS) for each in (every_second, by_default)))
     for each in (every_second, by_default):
         assert crashed(each) == lines(victims, "vanished")
+
+
+@side_by_side
+async def test_workers_with_idle_slots_killed_at_any_time_between_two_polls_are_told_as_soon(scene: Scene) -> None:
+    forewarn = await scene.forewarn(interval="5s")
+    workers = [scene.raw_worker(f"idle-{number}") for number in range(8)]
+    await scene.settled()
+    await asyncio.gather(*(worker.connect() for worker in workers))
+    await asyncio.gather(*(worker.idle(5) for worker in workers))
+    victims = []
+    for worker in workers:
+        await scene.push(worker.wid)
+        await worker.fetch(worker.wid)
+        victims.append(await scene.holding({worker.wid: 1}))
+    await asyncio.gather(*(seen(forewarn, each) for each in victims))
+
+    async def just_polled() -> bool:
+        return (await forewarn.metric("forewarn_snapshot_age_seconds") or 5) < 0.3
+
+    # All of them before the next poll: whoever lives when one is asked after cannot be asked after again for a while.
+    await wait_until(just_polled, 15, every=0.1, what="Forewarn has polled just now")
+    began = time.monotonic()
+    for number, worker in enumerate(workers):
+        await asyncio.sleep(max(0.0, began + 0.55 * number - time.monotonic()))
+        await worker.die()
+
+    expected = Told(len(victims), 0, orphans(victims))
+    took = await told_within(forewarn, expected, told_after(5) + NOISE)
+    print(f"{scene.server.name}: {len(victims)} with idle slots told {took:.1f} s after the last was killed")
+    await stays(forewarn, expected, AFTERWARDS)
+    assert crashed(forewarn) == lines(victims, "vanished")
 
 
 @side_by_side
@@ -305,7 +337,7 @@ async def test_no_crash_is_invented_when_workers_finish_or_fail_their_jobs_on_si
     left = await scene.take({"impolite": 1}, seconds=120)
     await seen(forewarn, left)
     impolite.terminate()
-    await told_within(forewarn, Told(1, 0, orphans([left])), 30 + GRACE + 2 + NOISE)
+    await told_within(forewarn, Told(1, 0, orphans([left])), 30 + told_after(1) + NOISE)
     assert crashed(forewarn) == lines([left], "vanished")
 
 

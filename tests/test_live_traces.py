@@ -32,7 +32,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from tests import receiver as misbehaving
 from tests.conftest import server_kinds
 from tests.forewarn import Forewarn, Scrape
-from tests.live_crashes import GRACE, SETTLED
+from tests.live_crashes import GRACE, LINGERS, SETTLED
 from tests.live_traces import (
     NOISE,
     POLL,
@@ -64,6 +64,9 @@ from tests.servers import WatchedServer, free_port, wait_until
 
 WALL = 400
 """Seconds that one server's stories, all at the same time, may take."""
+
+GONE = POLL + LINGERS + POLL
+"""Seconds within which a worker that was killed is known to have gone: one poll sees the drop, a later one asks."""
 
 EDGE = 2.0
 """Seconds by which a busy machine may read the working set later than at the instant that counts as its poll's."""
@@ -395,7 +398,7 @@ def _check_crash(stage: Jobs, crash: Seen, held: Sequence[Held], killed: Doing, 
     }
     assert (crash.failed, crash.status) == (True, "the worker vanished while it held jobs")
     assert crash.start <= killed.asked
-    assert killed.asked <= crash.end <= killed.answered + 2 * POLL + NOISE
+    assert killed.asked <= crash.end <= killed.answered + GONE + NOISE
     assert crash.end + GRACE - EDGE <= found_at.timestamp() <= heard.timestamp() + EDGE
     assert {(it.trace, it.span, it.attributes["messaging.message.id"]) for it in crash.links} == {
         (job_trace(it.jid), job_span(it), it.jid) for it in held
@@ -412,7 +415,7 @@ def _check_crashed(stage: Jobs, process: Seen, held: Held, crash: Seen, killed: 
         stage.server,
         killed,
         outcome="crashed",
-        within=alive_for + POLL + NOISE,
+        within=alive_for + GONE + NOISE,
         more={"error.type": "worker_vanished"},
     )
     assert process.end == crash.end

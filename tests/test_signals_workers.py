@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
+from math import ceil
 
 import msgspec
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from exporter.model import Crash
 from exporter.signals import Memory, Signals
 from exporter.signals.boot import SETTLING
-from exporter.signals.workers import AT_ONCE, GRACE, LINGERS, REASON_WAIT, SILENCE
+from exporter.signals.workers import AT_ONCE, DROPS, GRACE, LINGERS, REAPER, REAPER_TAKES, REASON_WAIT, SILENCE
 from tests.simulated import SimServer, SimWatch, settled
 
 
@@ -22,27 +24,76 @@ def orphaned(watch: SimWatch) -> int:
     return sum(group.jobs for group in orphans.values())
 
 
-def test_a_killed_worker_is_told_once_within_grace_and_two_polls() -> None:
+def promised(interval: float) -> float:
+    """Return within how many seconds a crash is told of which the drop was seen.
+
+    One poll sees the drop, the first one ``LINGERS`` later asks, and the first one ``GRACE`` after that asks again.
+    """
+    return interval * (1 + ceil(LINGERS / interval) + ceil(GRACE / interval))
+
+
+def test_a_killed_worker_is_told_once_and_three_polls_after_it_went() -> None:
     watch = settled(["w1", "w2"])
     watch.server.fetch("w1")
     watch.run(10)
-    killed = watch.server.now
     watch.server.kill("w1")
-    watch.run(GRACE + 2 * watch.interval)
+    watch.run(10)
+    assert watch.told() == []
+    watch.run(5)
     assert watch.told() == ["w1"]
-    assert watch.verdicts[-1].workers.found == () or watch.server.now - killed <= GRACE + 2 * watch.interval
     watch.run(600)
     assert watch.told() == ["w1"]
     assert watch.crashes() == {"vanished": 1}
 
 
-@pytest.mark.parametrize("interval", [1.0, 2.0, 5.0, 15.0])
-def test_the_promise_holds_at_every_interval(interval: float) -> None:
+@pytest.mark.parametrize(("interval", "seconds"), [(1.0, 9), (2.0, 12), (3.0, 12), (5.0, 15), (15.0, 45), (30.0, 90)])
+def test_the_promise_holds_at_every_interval(interval: float, seconds: float) -> None:
+    assert promised(interval) == seconds
     watch = settled(interval=interval)
     watch.server.fetch("w1")
     watch.run(interval)
     watch.server.kill("w1")
-    watch.run(GRACE + 2 * interval)
+    watch.run(seconds)
+    assert watch.told() == ["w1"]
+
+
+def test_a_worker_is_asked_after_only_when_the_server_can_know_it_no_more() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(5)
+    watch.server.run(4.5)
+    watch.server.kill("w1", 2.0)
+    watch.server.run(0.5)
+    watch.poll()
+    dropped = watch.server.now
+    watch.run(promised(5.0) - 5)
+    assert [at - dropped for at, _ in watch.server.beats_asked] == [5, 10]
+    assert watch.told() == ["w1"]
+
+
+def test_one_that_is_due_for_its_silence_waits_too_when_connections_have_just_dropped() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(SILENCE)
+    watch.server.run(4.5)
+    watch.server.kill("w1", 2.0)
+    watch.server.run(0.5)
+    watch.poll()
+    assert watch.server.beats_asked == []
+    watch.run(REAPER + REAPER_TAKES + GRACE + 2 * watch.interval)
+    assert orphaned(watch) == 1
+
+
+@pytest.mark.parametrize("interval", [1.0, 2.0, 5.0])
+def test_drops_that_go_on_put_off_no_question(interval: float) -> None:
+    watch = settled(["w1"], interval=interval)
+    watch.server.fetch("w1")
+    watch.server.producers = 100
+    watch.run(interval)
+    watch.server.kill("w1")
+    for _ in range(int(promised(interval) / interval)):
+        watch.server.producers -= 1
+        watch.run(interval)
     assert watch.told() == ["w1"]
 
 
@@ -91,7 +142,7 @@ def test_a_drop_hidden_by_a_successor_is_found_when_the_worker_has_been_silent()
     watch.server.kill("w1")
     watch.server.worker("w2")
     watch.server.fetch("w2")
-    watch.run(SILENCE - 10 + GRACE + 2 * watch.interval)
+    watch.run(SILENCE - 10 + promised(watch.interval))
     assert orphaned(watch) == 1
     watch.run(REASON_WAIT)
     assert watch.told() == ["w1"]
@@ -102,7 +153,7 @@ def test_one_that_had_been_silent_is_told_as_vanished_at_once_if_the_server_look
     watch.server.fetch("w1")
     watch.run(68)  # the server looks at multiples of 15 s; the watch began at 5 s past one
     watch.server.kill("w1")
-    watch.run(GRACE + 2 * watch.interval)
+    watch.run(promised(watch.interval))
     assert watch.crashes() == {"vanished": 1}
 
 
@@ -111,7 +162,7 @@ def test_one_that_had_been_silent_is_an_orphan_maker_at_once_but_counted_when_th
     watch.server.fetch("w1")
     watch.run(60)
     watch.server.kill("w1")
-    watch.run(GRACE + 2 * watch.interval)
+    watch.run(promised(watch.interval))
     assert orphaned(watch) == 1
     watch.run(60)
     assert watch.crashes() == {"vanished": 1}
@@ -160,6 +211,28 @@ def test_no_worker_is_asked_after_twice_within_the_silence() -> None:
     assert watch.crashes() == {}
 
 
+def test_no_worker_is_asked_after_twice_within_the_silence_though_it_held_no_job_meanwhile() -> None:
+    watch = settled(["w1"])
+    watch.server.producers = 9
+    for _ in range(3):
+        jid = watch.server.fetch("w1")
+        watch.run(5)
+        watch.server.producers -= 1
+        watch.run(10)
+        assert len(watch.server.beats_asked) == 1
+        watch.server.finish(jid)
+        watch.run(5)
+    watch.server.fetch("w1")
+    watch = restarted(watch)
+    watch.run(5)
+    watch.server.producers -= 1
+    watch.run(10)
+    assert len(watch.server.beats_asked) == 1
+    watch.run(SILENCE)
+    assert len(watch.server.beats_asked) == 2
+    assert watch.server.asked_too_soon == []
+
+
 def test_a_worker_that_dies_while_producers_come_and_go_is_found_by_the_connections_that_never_come_back() -> None:
     watch = settled(["w1", "w2", "w3"], interval=1.0)
     for _ in range(200):  # producers come and go for minutes before
@@ -172,7 +245,7 @@ def test_a_worker_that_dies_while_producers_come_and_go_is_found_by_the_connecti
         watch.run(1)
     assert watch.server.beats_asked == []
     watch.server.kill("w1")
-    for _ in range(int(GRACE + 4)):
+    for _ in range(int(promised(1.0)) + 2):
         watch.server.producers = 4 - watch.server.producers
         watch.run(1)
     assert watch.told() == ["w1"]
@@ -272,6 +345,32 @@ def test_unknown_reservations_leave_orphans_unknown_and_lose_no_crash() -> None:
     assert watch.told() == ["w1"]
 
 
+def test_a_drop_of_long_ago_does_not_tell_when_a_worker_went() -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.producers = 1
+    watch.server.fetch("w1")
+    watch.run(5)
+    watch.server.producers = 0
+    watch.server.workers["w1"].hung = True
+    while "w1" not in watch.server.reaped_at:
+        watch.server.run(5)
+        if "w1" in watch.server.reaped_at:
+            watch.server.producers = 2  # hides that its connections went
+        watch.poll(redis=False)
+    watch.run(REASON_WAIT + promised(watch.interval))
+    assert watch.crashes() == {"hung": 1}
+
+
+def test_few_drops_are_remembered_however_many_there_are_while_the_clock_stands_still() -> None:
+    watch = settled(["w1"])
+    watch.server.producers = 100
+    watch.run(5)
+    for _ in range(100):
+        watch.server.producers -= 1
+        watch.poll()
+    assert len(watch.signals.memory().workers.drops) == DROPS
+
+
 def test_very_many_suspects_are_asked_after_in_turn() -> None:
     wids = [f"w{n}" for n in range(3 * AT_ONCE)]
     watch = settled([*wids, "victim"])
@@ -279,9 +378,9 @@ def test_very_many_suspects_are_asked_after_in_turn() -> None:
         watch.server.fetch(wid)
     watch.run(5)
     watch.server.kill("victim")
-    watch.run(5)
-    assert len(watch.server.beats_asked) == AT_ONCE
-    watch.run(20)
+    watch.run(30)
+    asked = Counter(at for at, _ in watch.server.beats_asked)
+    assert list(asked.values()) == [AT_ONCE] * 3
     assert {wid for _, wid in watch.server.beats_asked} == set(wids)
 
 
@@ -304,6 +403,18 @@ def test_a_restart_of_forewarn_tells_no_crash_twice_and_loses_none(after: int) -
     assert second.crashes() == {"vanished": 1}
 
 
+@pytest.mark.parametrize("polls", [0, 1, 2])
+def test_a_restart_of_forewarn_after_the_drop_tells_the_crash_no_later(polls: int) -> None:
+    watch = settled(["w1", "w2"])
+    watch.server.fetch("w1")
+    watch.run(10)
+    watch.server.kill("w1", 2.0)
+    watch.run(polls * watch.interval)
+    second = restarted(watch)
+    second.run(promised(watch.interval) - polls * watch.interval)
+    assert watch.told() + second.told() == ["w1"]
+
+
 def test_what_crashed_while_forewarn_was_away_is_told() -> None:
     watch = settled(["w1", "w2"])
     watch.server.fetch("w1")
@@ -319,7 +430,7 @@ def test_what_crashed_while_forewarn_was_away_is_told() -> None:
 @given(
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["fetch", "finish", "kill", "hang", "producer", "leave", "join", "exit", "wait"]),
+            st.sampled_from(["fetch", "finish", "kill", "idle", "hang", "producer", "leave", "join", "exit", "wait"]),
             st.integers(0, 5),
         ),
         max_size=60,
@@ -337,8 +448,8 @@ def test_exactly_the_workers_that_died_holding_jobs_are_told(steps: list[tuple[s
             server.fetch(wid, reserve_for=100_000)
         elif action == "finish" and alive and held:
             server.finish(held[0])
-        elif action == "kill" and wid in server.workers:
-            server.kill(wid)
+        elif action in {"kill", "idle"} and wid in server.workers:
+            server.kill(wid, *([1.9] if action == "idle" else []))
             died |= {wid} if held else set()
         elif action == "hang" and alive:
             server.workers[wid].hung = True
@@ -357,6 +468,7 @@ def test_exactly_the_workers_that_died_holding_jobs_are_told(steps: list[tuple[s
         watch.run(interval * which)
     watch.run(600)
     assert sorted(watch.told()) == sorted(died)
+    assert server.asked_too_soon == []
 
 
 def test_a_worker_killed_before_the_server_is_trusted_is_told_as_soon_as_it_is() -> None:

@@ -4,9 +4,10 @@ Faktory says nothing when a worker dies: its record vanishes with its last conne
 their time runs out. So:
 
 1. A worker holds jobs if its id stands in the working set.
-2. It is suspect when its own jobs have not moved since the number of connections dropped, or for ``SILENCE``: a
-   successor that comes between two polls hides the drop. Where connections come and go all the time a drop is no
-   evidence unless it goes below what they always come back to.
+2. It is suspect when its own jobs have not moved since the number of connections dropped, ``LINGERS`` ago or longer:
+   asked sooner the server might still know it. Or when they have not moved for ``SILENCE``: a successor that comes
+   between two polls hides the drop. Where connections come and go all the time a drop is no evidence unless it goes
+   below what they always come back to.
 3. A suspect is asked after. Every answer "registered" renews its heartbeat, so the same worker is never asked after
    twice within ``SILENCE``, which is longer than the server needs to give up a hung one (60 s to 75 s).
    An answer "unknown" renews nothing.
@@ -42,7 +43,8 @@ it. A question at 30 s would let Faktory give up a worker that hung at once only
 to 75 s."""
 
 GRACE = 5.0
-"""Seconds that a worker must have been gone: a clean exit acknowledges or fails its last jobs in that time."""
+"""Seconds between the two answers that a worker is unknown: a clean exit acknowledges or fails its last jobs in that
+time."""
 
 AT_ONCE = 50
 """Most workers asked after in one poll."""
@@ -57,9 +59,13 @@ REAPER = 15.0
 REAPER_TAKES = 1.5
 """Seconds after which that is over."""
 
-LINGERS = 2.0
+LINGERS = 2.1
 """Seconds for which the server may still know a worker that has gone, and hand it a job: while its client waits in a
-FETCH, a server does not see that the connection has closed."""
+FETCH, a server does not see that the connection has closed. That takes 2 s, and up to a tenth until Redis, which looks
+at its clock ten times a second, has ended it."""
+
+DROPS = 8
+"""How many drops are kept: more than there are polls in ``LINGERS``."""
 
 RECENT = 60.0
 """Seconds over which drops of the number of connections are counted, and its lowest value is remembered."""
@@ -118,6 +124,7 @@ class Holder(msgspec.Struct):
     registered: float | None = None
     gone_after: float = 0.0
     gone: float | None = None
+    """When it probably went. Only known of one that the server does not know."""
     confirmed: bool = False
     crashed: bool = False
     alive: float = 0.0
@@ -128,6 +135,10 @@ class Holder(msgspec.Struct):
     def lived(self) -> float:
         """Return the last instant at which it is known to have lived."""
         return max(self.moved, self.registered or 0.0)
+
+    def asked_lately(self, now: float) -> bool:
+        """Whether it was found registered so lately that it must not be asked after."""
+        return self.registered is not None and now - self.registered < SILENCE
 
     def fetched(self, at: float) -> None:
         """Note that it took a job: only a worker that lives, or that went just now, does."""
@@ -153,7 +164,7 @@ class Holder(msgspec.Struct):
         if self.missing is None:
             self.missing = at
         if self.gone is not None:
-            self.confirmed = at - self.gone >= GRACE - _TICK
+            self.confirmed = at - self.missing >= GRACE - _TICK
         elif drop is not None:
             self.gone_after, self.gone = max(self.lived(), drop.since), drop.at
         else:
@@ -166,6 +177,7 @@ class WorkersMemory(msgspec.Struct, frozen=True):
     crashes: dict[CrashReason, int] = {}
     holders: dict[str, Holder] = {}
     connections: int | None = None
+    drops: tuple[Drop, ...] = ()
 
 
 class WorkersSignal:
@@ -177,7 +189,8 @@ class WorkersSignal:
         self._holders = {worker: msgspec.structs.replace(it, held=0) for worker, it in memory.holders.items()}
         self._connections = memory.connections
         self._floor = Floor()
-        self._drop: Drop | None = None
+        # Oldest first: of those that are LINGERS old the newest, and all that are younger.
+        self._drops = memory.drops
         self._at: float | None = None
         self._reaped: list[tuple[float, int]] = []  # the newest counts of hung workers, with when they were asked for
 
@@ -231,6 +244,7 @@ class WorkersSignal:
             crashes=dict(self._crashes),
             holders={worker: msgspec.structs.replace(it) for worker, it in holders.items()},
             connections=self._connections,
+            drops=self._drops,
         )
 
     def dead(self) -> frozenset[str]:
@@ -251,48 +265,57 @@ class WorkersSignal:
                 holder.held -= 1
                 if not changes.expired(reservation):
                     holder.returned(changes.since, now)
-        self._holders = {worker: holder for worker, holder in self._holders.items() if holder.held > 0}
+        # Who was found registered is remembered without a job too: it may take one, and must not be asked after again.
+        self._holders = {
+            worker: holder for worker, holder in self._holders.items() if holder.held > 0 or holder.asked_lately(now)
+        }
 
     def _note_connections(self, observation: Observation) -> None:
         now, health = observation.now, observation.health
+        old = sum(now - drop.at >= LINGERS for drop in self._drops)
+        self._drops = self._drops[max(0, old - 1) :]
         if health is None:
             return
         if self._at is None and self._connections is not None:
             self._floor.fell(now, self._connections)  # what the last run of Forewarn saw
         self._connections = health.connections
         if self._floor.fell(now, health.connections):
-            self._drop = Drop(since=now if self._at is None else self._at, at=now)
+            drop = Drop(since=now if self._at is None else self._at, at=now)
+            self._drops = (*self._drops, drop)[-DROPS:]
 
     def _recent_drop(self, holder: Holder) -> Drop | None:
-        """Return the drop of this poll or the one before, if ``holder`` may have gone with it."""
-        drop = self._drop
-        recent = drop is not None and (self._at is None or drop.at >= self._at)
-        return drop if drop is not None and recent and holder.lived() <= drop.at else None
+        """Return the drop that has become ``LINGERS`` old since the last poll, if ``holder`` may have gone with it."""
+        if self._at is None or not self._drops:
+            return None
+        drop = self._drops[0]
+        return drop if drop.at + LINGERS > self._at and holder.lived() <= drop.at else None
 
     def _suspects(self, now: float, *, settled: bool) -> tuple[str, ...]:
         due: list[tuple[bool, float, str]] = []
         for worker, holder in self._holders.items():
             if holder.crashed or holder.confirmed:
                 continue
-            if holder.gone is not None:
+            if holder.missing is not None:
                 # One that seems gone may only not have come back yet: asked again when that is out of the question.
-                if settled and now - holder.gone >= GRACE - _TICK:
-                    due.append((False, holder.gone, worker))
+                if settled and now - holder.missing >= GRACE - _TICK:
+                    due.append((False, holder.missing, worker))
             elif self._suspect(holder, now):
                 due.append((True, holder.lived(), worker))
         due.sort()
         return tuple(worker for *_, worker in due[:AT_ONCE])
 
     def _suspect(self, holder: Holder, now: float) -> bool:
-        if holder.registered is not None and now - holder.registered < SILENCE:
+        if holder.asked_lately(now):
             return False
-        lived, drop = holder.lived(), self._drop
-        # One whose jobs moved in the very poll that saw the drop may show at the next that it lives.
-        if drop is not None and lived <= (drop.since if now == drop.at else drop.at):
-            # Workers that froze together are given up one by one: a question would renew those still to come.
-            frozen = drop.by_reaper and drop.at - lived >= LIVELY
-            return not frozen or now - drop.at >= REAPER + REAPER_TAKES
-        return now - max(lived, holder.seen) >= SILENCE
+        lived = holder.lived()
+        drops = [drop for drop in self._drops if lived <= drop.at]
+        if not drops:
+            return now - max(lived, holder.seen) >= SILENCE
+        # Workers that froze together are given up one by one: a question would renew those still to come.
+        if any(it.by_reaper and it.at - lived >= LIVELY and now - it.at < REAPER + REAPER_TAKES for it in drops):
+            return False
+        # Asked sooner, the server might still know it, and it could not be asked after again for SILENCE.
+        return now - drops[0].at >= LINGERS
 
     def _judge(self, reservations: Mapping[str, Reservation], now: float) -> Iterable[Crash]:
         told: dict[str, CrashReason] = {}

@@ -21,6 +21,9 @@ MAX_ERROR = 200
 OTHER = "(other)"
 """Label value that stands for all names beyond the bound. A real name that reads so is folded into it."""
 
+NONE = "(none)"
+"""Label value where the server told no name: of a counter that came by StatsD without its tag."""
+
 
 class Reason(StrEnum):
     """Why a part of a poll failed: a closed set, so that it may be a label value."""
@@ -151,6 +154,120 @@ class ThrottleLimit(msgspec.Struct, frozen=True):
     limit: int
 
 
+class Transport(StrEnum):
+    """How StatsD packets come."""
+
+    UDP = "udp"
+    TCP = "tcp"
+    UNIX = "unix"
+
+
+class Rejection(StrEnum):
+    """Why a line of StatsD could not be counted: a closed set, so that it may be a label value."""
+
+    NAME = "name"  # none, or one that cannot be a name
+    TYPE = "type"  # none, or one that is not known
+    VALUE = "value"  # not a finite number, or none
+    RATE = "rate"  # a sample rate that is not above 0 and at most 1
+    SECTION = "section"  # a further part that is not understood
+    ENCODING = "encoding"  # a name or tag that is not UTF-8
+    LENGTH = "length"  # longer than a line may be
+    EVENT = "event"  # an event or service check that is not understood
+    SERIES = "series"  # of a name beyond the bound on series
+
+
+class Ignored(StrEnum):
+    """Why a sample of StatsD that was understood became no metric."""
+
+    UNKNOWN = "unknown"  # not a name that is known, and others are not kept
+    DEPRECATED = "deprecated"  # told a second time under its old name
+    EVENT = "event"
+    CHECK = "check"
+
+
+class StatsdDrop(StrEnum):
+    """Where packets of StatsD were lost."""
+
+    KERNEL = "kernel"  # the socket's buffer was full
+    QUEUE = "queue"  # more waited than may wait
+    RELAY = "relay"  # the other server did not take them
+
+
+class StatsdFact(StrEnum):
+    """What a server tells of itself by StatsD."""
+
+    # counted, by queue and job type
+    EXECUTIONS = "executions"
+    FAILURES = "failures"
+    EXPIRATIONS = "expirations"
+    LOCKS = "locks"
+    DENIALS = "denials"
+    # values, by queue and job type
+    TIMES = "times"
+    # levels, by queue
+    QUEUE_JOBS = "queue_jobs"
+    QUEUE_LATENCY = "queue_latency"
+    # levels, by set
+    SET_JOBS = "set_jobs"
+    # levels
+    PROCESSED = "processed"
+    FAILED = "failed"
+    CONNECTIONS = "connections"
+    STORE_CONNECTIONS = "store_connections"
+    STORE_MEMORY = "store_memory"
+    STORE_ROUND_TRIP = "store_round_trip"
+    # whatever else comes, by name and tags
+    OTHER_COUNT = "other_count"
+    OTHER_LEVEL = "other_level"
+    OTHER_SECONDS = "other_seconds"
+    OTHER_VALUES = "other_values"
+    OTHER_DISTINCT = "other_distinct"
+
+
+Labelled = tuple[str, ...]
+"""Values of a fact's labels, each cut by :func:`label_value`."""
+
+
+class Gain(msgspec.Struct, frozen=True, gc=False):
+    """Values to be added to a distribution: how many in each bucket (not cumulative), and their sum."""
+
+    weights: tuple[float, ...]
+    sum: float
+
+
+class Move(msgspec.Struct, frozen=True, gc=False):
+    """Where a level stands now (``absolute``), or by how much it moved."""
+
+    absolute: bool
+    value: float
+
+
+class StatsdTraffic(msgspec.Struct, frozen=True):
+    """How listening to StatsD went."""
+
+    packets: Mapping[Transport, int] = {}
+    samples: int = 0
+    rejected: Mapping[Rejection, int] = {}
+    ignored: Mapping[Ignored, int] = {}
+    folded: int = 0
+    dropped: Mapping[StatsdDrop, int | None] = {}
+    """``None``, or no :attr:`StatsdDrop.KERNEL`: not known."""
+    relayed: int = 0
+
+
+class StatsdFacts(msgspec.Struct, frozen=True):
+    """What the server told by StatsD since the observation before."""
+
+    heard_at: float | None
+    """When the last packet came; ``None``: none since the observation before."""
+    counts: Mapping[StatsdFact, Mapping[Labelled, float]]
+    """By how much what the server counts rose. There may be any number of label values, here and in what follows."""
+    gains: Mapping[StatsdFact, Mapping[Labelled, Gain]]
+    moves: Mapping[StatsdFact, Mapping[Labelled, Move]]
+    traffic: StatsdTraffic
+    """Since the observation before."""
+
+
 class Observation(msgspec.Struct, frozen=True):
     """The raw facts of one poll."""
 
@@ -175,6 +292,8 @@ class Observation(msgspec.Struct, frozen=True):
     reservations: Mapping[str, Reservation] | None = None
     """By job id."""
     throttles: tuple[ThrottleLimit, ...] | None = None
+    statsd: StatsdFacts | None = None
+    """``None`` where nothing listens for it, or what was received is not known in this poll."""
 
 
 class Source(Protocol):
@@ -430,6 +549,22 @@ class QueuesVerdict(msgspec.Struct, frozen=True):
     """How many values each of these labels may have before the rest is folded."""
 
 
+class StatsdVerdict(msgspec.Struct, frozen=True):
+    """What the server has told by StatsD, under label values that are bounded."""
+
+    age: float | None
+    """Seconds since the last packet; ``None`` where there has never been one, and while it is not known for how long
+    the server has been silent, because Forewarn itself did not listen."""
+    counts: Mapping[StatsdFact, Mapping[Labelled, float]]
+    """So far, since Forewarn started."""
+    distributions: Mapping[StatsdFact, Mapping[Labelled, Distribution]]
+    """Likewise."""
+    levels: Mapping[StatsdFact, Mapping[Labelled, float]]
+    """Those that were told not too long ago: of folded queues the sum of jobs and the largest latency."""
+    traffic: StatsdTraffic
+    """So far."""
+
+
 class CollectorTotals(msgspec.Struct, frozen=True):
     """The newest run of one part of the poll, and its failures so far by reason."""
 
@@ -454,6 +589,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     collectors: tuple[CollectorTotals, ...]
     executions: ExecutionsVerdict | None = None
     """``None`` where traces are off."""
+    statsd: StatsdVerdict | None = None
+    """``None`` where nothing listens for StatsD."""
 
 
 AGE_BUCKETS: tuple[float, ...] = (

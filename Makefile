@@ -12,6 +12,8 @@ NODE := tests/workers/node
 NODE_MODULES := $(NODE)/node_modules/.done
 COLLECTOR := .tools/otelcol
 COLLECTOR_PARTS := tests/otelcol/builder.yaml
+STATSD_EXPORTER := .tools/statsd_exporter
+STATSD_EXPORTER_SOURCE := github.com/prometheus/statsd_exporter@v0.31.0
 
 # The programs that the demo and the tests need, each with the Debian package that brings it.
 DEMO_PROGRAMS := redis-server:redis-server
@@ -32,16 +34,17 @@ run: $(RUN) ## Watch what the environment or forewarn.toml names; with nothing c
 	elif [ -n "$$FAKTORY_URL$$FAKTORY_PROVIDER" ] || env | grep -q '^FOREWARN_'; then exec $(BIN)/forewarn run; \
 	else $(MAKE) --no-print-directory demo-programs && exec $(BIN)/forewarn demo; fi
 
-test: $(DEV) programs $(NODE_MODULES) $(COLLECTOR) ## Run everything that proves it: lint, types and tests
+test: $(DEV) programs $(NODE_MODULES) $(COLLECTOR) $(STATSD_EXPORTER) ## Run everything that proves it: lint, types and tests
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "these files are not formatted:"; $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-generate: $(DEV) ## Write what is made from the code: rules, dashboards, and parts of the documentation
+generate: $(DEV) ## Write what is made from the code: rules, dashboards, mappings, and parts of the documentation
 	@$(BIN)/python -m exporter.catalogue > docs/metrics.md
 	@$(BIN)/python -m exporter.rules
 	@$(BIN)/python -m dashboards
+	@$(BIN)/python -m exporter.outputs.statsd_exporter > deploy/statsd_exporter.yml
 
 bench: $(DEV) ## Measure
 	@$(BIN)/python -m bench
@@ -89,6 +92,16 @@ $(COLLECTOR): $(COLLECTOR_PARTS)
 		go run go.opentelemetry.io/collector/cmd/builder@$$version --config $(COLLECTOR_PARTS) \
 		&& mv .tools/otelcol-build/otelcol $@ && rm -rf .tools/otelcol-build; } >.tools/otelcol.log 2>&1 || \
 		{ cat .tools/otelcol.log >&2; [ "$$CI" != true ]; }; \
+	fi
+
+# Debian has no package of Prometheus's receiver of StatsD either: likewise.
+$(STATSD_EXPORTER): Makefile
+	@mkdir -p $(@D)
+	@if ! command -v go >/dev/null; then \
+		echo "missing: go 1.25 or newer, to build statsd_exporter (https://go.dev/doc/install)" >&2; [ "$$CI" != true ]; \
+	else echo "building statsd_exporter"; \
+		{ CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false" GOBIN="$(CURDIR)/$(@D)" go install $(STATSD_EXPORTER_SOURCE) \
+		&& touch $@; } >.tools/statsd_exporter.log 2>&1 || { cat .tools/statsd_exporter.log >&2; [ "$$CI" != true ]; }; \
 	fi
 
 programs:

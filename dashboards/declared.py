@@ -16,11 +16,24 @@ THROTTLES_NOW: Final = Panel(panels.THROTTLES, 101)
 TRACED: Final = Panel(panels.SELF, 106)
 PUSHED: Final = Panel(panels.SELF, 107)
 PUSH_FAILURES: Final = Panel(panels.SELF, 108)
+ENDED_BY_TYPE: Final = Panel(panels.QUEUES, 106)
+TOOK_BY_QUEUE: Final = Panel(panels.QUEUES, 107)
+LOCKED: Final = Panel(panels.QUEUES, 108)
+JOBS_TOLD: Final = Panel(panels.QUEUES, 109)
+WAIT_TOLD: Final = Panel(panels.QUEUES, 110)
+REDIS_TOLD: Final = Panel(panels.OVERVIEW, 128)
+HEARD: Final = Panel(panels.SELF, 109)
+LOST: Final = Panel(panels.SELF, 110)
+LEFT_OUT: Final = Panel(panels.SELF, 111)
+LAST_PACKET: Final = Panel(panels.SELF, 112)
+PUSHED_LINES: Final = Panel(panels.SELF, 113)
 
 _NAMESPACE: Final = "the server does not listen in the network namespace of Forewarn"
 _YOUNG: Final = "Prometheus has not watched for as long as the alert looks back"
 _THROTTLES: Final = "the server has no throttles, or Forewarn was not given its conf.d"
 _NO_ENDPOINT: Final = "no OTLP endpoint is set"
+_UNHEARD: Final = "Forewarn does not listen for StatsD, or the server tells nothing by it"
+_NO_PUSH: Final = "no StatsD server is set to push to"
 
 MAY_BE_EMPTY: Final[Mapping[tuple[Panel, str], str]] = {
     (panels.CONNECTIONS_TIME_LEFT, "A"): "connections do not grow, so that the limit is never reached",
@@ -41,9 +54,31 @@ MAY_BE_EMPTY: Final[Mapping[tuple[Panel, str], str]] = {
     (PUSHED, "A"): _NO_ENDPOINT,
     (PUSHED, "B"): _NO_ENDPOINT,
     (PUSH_FAILURES, "A"): _NO_ENDPOINT,
+    (panels.CONNECTIONS, "C"): _UNHEARD,
+    (panels.STATSD_SILENCE, "A"): _UNHEARD,
+    (panels.ROUND_TRIP, "A"): _UNHEARD,
+    (panels.JOB_TYPE_FAILED, "A"): _UNHEARD,
+    (LAST_PACKET, "A"): _UNHEARD,
+    (WAIT_TOLD, "A"): _UNHEARD,
+    **{(panel, ref): _UNHEARD for panel in (ENDED_BY_TYPE, TOOK_BY_QUEUE, JOBS_TOLD, REDIS_TOLD) for ref in "AB"},
+    **{(panel, ref): _UNHEARD for panel in (LOCKED, HEARD, LOST, panels.STATSD_LOST) for ref in "ABC"},
+    **{(LEFT_OUT, ref): _UNHEARD for ref in "AB"},
+    (PUSHED_LINES, "A"): _NO_PUSH,
+    **{(panels.STATSD_PUSH_FAILURES, ref): _NO_PUSH for ref in "AB"},
     **{(THROTTLES_NOW, ref): _THROTTLES for ref in "ABCDE"},
 }
 """Queries, by panel and letter, that have no answer in a healthy system, and when that is so."""
 
-AD_HOC: Final[Mapping[str, str]] = {}
+_SINCE_EVER: Final = "the same count as faktory_jobs_{}_total, but as a level that cannot be read as a rate"
+_ANYTHING: Final = "what it is only its sender knows"
+
+AD_HOC: Final[Mapping[str, str]] = {
+    "faktory_statsd_processed_jobs": _SINCE_EVER.format("processed"),
+    "faktory_statsd_failed_jobs": _SINCE_EVER.format("failed"),
+    "faktory_statsd_other_total": _ANYTHING,
+    "faktory_statsd_other_level": _ANYTHING,
+    "faktory_statsd_other_seconds": _ANYTHING,
+    "faktory_statsd_other_values": _ANYTHING,
+    "faktory_statsd_other_distinct": _ANYTHING,
+}
 """Exported metrics that no dashboard shows, and why not."""

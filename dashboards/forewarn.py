@@ -6,12 +6,12 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana_foundation_sdk.models.units import BytesIEC, PercentUnit, Seconds, Short
 
 from dashboards.board import Row, board
-from dashboards.declared import PUSH_FAILURES, PUSHED, TRACED
+from dashboards.declared import HEARD, LAST_PACKET, LEFT_OUT, LOST, PUSH_FAILURES, PUSHED, PUSHED_LINES, TRACED
 from dashboards.links import row_address
 from dashboards.panels import UP_OR_DOWN, Column, Opens, Panels
 from dashboards.queries import SERVER, Query, Select, grown, per_second
-from dashboards.thresholds import Levels, below
-from exporter.rules import panels
+from dashboards.thresholds import Levels, above, below
+from exporter.rules import panels, recording
 from exporter.rules.panels import SELF, Panel
 from exporter.rules.settings import RuleSettings
 
@@ -30,7 +30,9 @@ def dashboard(settings: RuleSettings) -> Dashboard:
         "Whether Forewarn sees what it should: without it, no other dashboard and no alert can be trusted.",
         _there(settings),
         _polls(settings),
+        _heard(settings),
         _pushes(settings),
+        _statsd_pushes(settings),
         _process(settings),
     )
 
@@ -169,6 +171,107 @@ def _polls(settings: RuleSettings) -> Row:
     )
 
 
+def _heard(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    lost, silent = settings.alerts.forewarn_statsd_lost, settings.alerts.faktory_statsd_silent
+    return Row(
+        "Does it hear StatsD?",
+        [
+            make.graph(
+                HEARD,
+                "Packets and values",
+                """
+                StatsD packets received per second, the values in them that were understood, and the packets passed on.
+                Far more than usual: somebody floods it. None although the server is up: see whether the server still
+                sends here.
+                """,
+                Query(
+                    expr=per_second(see.server("forewarn_statsd_packets_total")),
+                    legend=f"packets by {{{{transport}}}}, {SERVER}",
+                ),
+                Query(expr=per_second(see.server("forewarn_statsd_samples_total")), legend=f"values, {SERVER}"),
+                Query(
+                    expr=per_second(see.server("forewarn_statsd_relayed_packets_total")),
+                    legend=f"passed on, {SERVER}",
+                    compared=True,
+                ),
+                unit=Short,
+                size=(8, 8),
+            ),
+            make.graph(
+                panels.STATSD_LOST,
+                "Lost share",
+                f"""
+                Share of the packets lost unread, of the values rejected, and of the packets that could not be passed
+                on, within {lost.window}. Above the line, and from {lost.lost} up, the alert fires. Let buffers be
+                larger, mend what sends them, or start the server behind.
+                """,
+                *(
+                    Query(expr=see.server(share), legend=f"{name}, {SERVER}")
+                    for name, share in (
+                        ("unread", recording.STATSD_UNREAD),
+                        ("rejected", recording.STATSD_REJECTED),
+                        ("not passed on", recording.STATSD_UNRELAYED),
+                    )
+                ),
+                unit=PercentUnit,
+                size=(8, 8),
+                steps=above((lost.share, lost.severity)),
+            ),
+            make.graph(
+                LAST_PACKET,
+                "Last packet",
+                """
+                How long each server has been silent. Enterprise sends gauges every 30 seconds: above the line its way
+                to Redis or its packets' way to here is broken. See first whether pushes and fetches work.
+                """,
+                Query(expr=see.server("faktory_statsd_last_packet_age_seconds")),
+                unit=Seconds,
+                size=(8, 8),
+                steps=above((silent.seconds, silent.severity)),
+            ),
+            make.graph(
+                LOST,
+                "Lost by place and reason",
+                """
+                Packets dropped by the kernel, in the queue or when they were passed on, and values that were rejected,
+                within each step. Those of the kernel found a full buffer: raise net.core.rmem_max. Rejected ones are no
+                StatsD: mend what sends them.
+                """,
+                Query(
+                    expr=grown(see.server("forewarn_statsd_dropped_packets_total")),
+                    legend=f"dropped: {{{{at}}}}, {SERVER}",
+                ),
+                Query(
+                    expr=grown(see.server("forewarn_statsd_rejected_total")),
+                    legend=f"rejected: {{{{reason}}}}, {SERVER}",
+                ),
+                Query(expr=grown(see.server("forewarn_statsd_folded_total")), legend=f"without its tags, {SERVER}"),
+                unit=Short,
+                size=(12, 8),
+                whole=True,
+                bars=True,
+            ),
+            make.graph(
+                LEFT_OUT,
+                "Values that became no metric",
+                """
+                Values per second that were understood and left out: events, checks, old names of what is told by its
+                new one, and unknown names. All values are dashed. To see what is unknown set statsd_keep to all.
+                """,
+                Query(expr=per_second(see.server("forewarn_statsd_ignored_total")), legend=f"{{{{reason}}}}, {SERVER}"),
+                Query(
+                    expr=per_second(see.server("forewarn_statsd_samples_total")),
+                    legend=f"all values, {SERVER}",
+                    compared=True,
+                ),
+                unit=Short,
+                size=(12, 8),
+            ),
+        ],
+    )
+
+
 def _pushes(settings: RuleSettings) -> Row:
     see, make = Select(settings.selector), Panels(settings)
     by = f"{{{{signal}}}} {{{{result}}}}, {_INSTANCE}"
@@ -216,6 +319,46 @@ def _pushes(settings: RuleSettings) -> Row:
                 size=(8, 8),
                 whole=True,
                 bars=True,
+            ),
+        ],
+    )
+
+
+def _statsd_pushes(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    failing = settings.alerts.forewarn_statsd_push_failing
+    failures = see.own("forewarn_statsd_push_failures_total")
+    return Row(
+        "Does the StatsD server get it?",
+        [
+            make.graph(
+                PUSHED_LINES,
+                "Pushed lines",
+                """
+                Lines of StatsD per second, by what became of them. Those that were refused are kept for the next flush
+                where they are counters, and told anew where they are gauges. See Forewarn's log for the address.
+                """,
+                Query(
+                    expr=per_second(see.own("forewarn_statsd_pushed_lines_total")),
+                    legend=f"{{{{result}}}}, {_INSTANCE}",
+                ),
+                unit=Short,
+                size=(12, 8),
+            ),
+            make.graph(
+                panels.STATSD_PUSH_FAILURES,
+                "Failed flushes",
+                f"""
+                Flushes within {failing.window} that did not reach the StatsD server whole, and dashed by reason. Above
+                the line for {failing.pending} the alert fires. A few are its restart, and no counter loses by them.
+                Many: see Forewarn's log, which tells the address and how to mend it.
+                """,
+                Query(expr=f"round(sum without (reason) (increase({failures}[{failing.window}])))", legend=_INSTANCE),
+                Query(expr=grown(failures, failing.window), legend=f"{{{{reason}}}}, {_INSTANCE}", compared=True),
+                unit=Short,
+                size=(12, 8),
+                steps=above((failing.flushes, failing.severity)),
+                whole=True,
             ),
         ],
     )

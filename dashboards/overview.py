@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.units import BytesIEC, DateTimeFromNow, OpsPe
 
 from dashboards.alerts import WATCHDOG, firing, firing_since
 from dashboards.board import Row, board
-from dashboards.declared import BUSIEST_THROTTLE
+from dashboards.declared import BUSIEST_THROTTLE, REDIS_TOLD
 from dashboards.links import row_address, runbook_template, to_detail
 from dashboards.panels import UP_OR_DOWN, Column, Opens, Panels
 from dashboards.queries import BY_SERVER, QUEUE, SERVER, Query, Select, grown, per_second, quantile
@@ -500,6 +500,7 @@ def _resources(settings: RuleSettings) -> Row:
     see, make, levels = Select(settings.selector), Panels(settings), Levels(settings)
     alerts = settings.alerts
     memory, slow, away = alerts.faktory_memory_growing, alerts.faktory_redis_slow, alerts.faktory_redis_away
+    far = alerts.faktory_redis_round_trip_high
     taken = see.server("faktory_memory_bytes")
     redis = 'collector="redis"'
     horizon = parse_duration(memory.horizon)
@@ -576,6 +577,37 @@ def _resources(settings: RuleSettings) -> Row:
                     legend=f"in {memory.horizon}, {SERVER}",
                 ),
                 Query(expr=f"{memory.factor:.15g} * {taken}", legend=f"alert above, {SERVER}", compared=True),
+                unit=BytesIEC,
+                size=(12, 8),
+            ),
+            make.graph(
+                panels.ROUND_TRIP,
+                "Redis as the server sees it",
+                """
+                How long the server waits for an answer of its Redis, as it tells by StatsD. Every push and fetch waits
+                for several. High here and low in Forewarn's own reading: too many clients want Redis at once. High in
+                both: Redis is slow.
+                """,
+                Query(expr=see.server("faktory_redis_round_trip_seconds")),
+                unit=Seconds,
+                size=(12, 8),
+                steps=above((far.seconds, far.severity)),
+            ),
+            make.graph(
+                REDIS_TOLD,
+                "Memory and connections of Redis",
+                """
+                Memory of the server's Redis, as the server tells by StatsD, and on the right the connections to it.
+                All jobs are in that memory: it grows with the queues and the sets. See which of them is long, before
+                the machine has none left.
+                """,
+                Query(expr=see.server("faktory_redis_memory_bytes"), legend=f"memory, {SERVER}"),
+                Query(
+                    expr=see.server("faktory_redis_connections"),
+                    legend=f"connections, {SERVER}",
+                    unit="none",
+                    compared=True,
+                ),
                 unit=BytesIEC,
                 size=(12, 8),
             ),

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana_foundation_sdk.models.units import OpsPerSecond, PercentUnit, Seconds, Short
 
 from dashboards.board import Row, board
-from dashboards.declared import AGES
+from dashboards.declared import AGES, ENDED_BY_TYPE, JOBS_TOLD, LOCKED, TOOK_BY_QUEUE, WAIT_TOLD
 from dashboards.links import row_address
 from dashboards.panels import Column, Opens, Panels
 from dashboards.queries import BY_QUEUE, PAIR, QUEUE, SERVER, Query, Select, grown, per_second, quantile
@@ -29,6 +29,7 @@ def dashboard(settings: RuleSettings) -> Dashboard:
         _waiting(settings),
         _running(settings),
         _durations(settings),
+        _told_by_statsd(settings),
         choose=("queue", "jobtype"),
     )
 
@@ -329,6 +330,106 @@ def _durations(settings: RuleSettings) -> Row:
                 unit=Short,
                 size=(8, 8),
                 stacked=True,
+            ),
+        ],
+    )
+
+
+def _told_by_statsd(settings: RuleSettings) -> Row:
+    see, make, levels = Select(settings.selector), Panels(settings), Levels(settings)
+    failing = settings.alerts.faktory_job_type_failing
+    by_queue = "job, instance, server, queue"
+    told, observed = (see.pair(f"faktory_job_{name}_seconds_bucket") for name in ("execution", "duration"))
+    return Row(
+        "What the server tells by StatsD",
+        [
+            make.graph(
+                panels.JOB_TYPE_FAILED,
+                "Failed share by job type",
+                f"""
+                Share of the executions of each type within {failing.window} that failed. Above the line, and from
+                {failing.executions} executions up, the alert fires: broken code most often, or one outside thing that
+                only this type needs. See which error they share.
+                """,
+                Query(expr=see.pair(recording.JOB_TYPE_FAILED), legend=PAIR),
+                unit=PercentUnit,
+                size=(8, 8),
+                steps=above((failing.failed_share, failing.severity)),
+            ),
+            make.graph(
+                ENDED_BY_TYPE,
+                "Executions by job type, as told",
+                """
+                Executions that ended per second, the shortest too, and dashed those of them that failed. A type that
+                falls to nothing while its queue grows has no worker. See the failed ones' errors among the retries.
+                """,
+                Query(expr=per_second(see.pair("faktory_job_executions_total")), legend=f"ended, {PAIR}"),
+                Query(expr=per_second(see.pair("faktory_job_failures_total")), legend=f"failed, {PAIR}", compared=True),
+                unit=OpsPerSecond,
+                size=(8, 8),
+            ),
+            make.graph(
+                TOOK_BY_QUEUE,
+                "Durations, told and observed",
+                """
+                How long half and 95 % of the executions took at most, as the server measured it, and dashed as
+                Forewarn observed it. Observed ones leave out what is shorter than a poll, so they are higher where
+                jobs are short. Where they differ otherwise, packets may be lost: see Forewarn's dashboard.
+                """,
+                *(
+                    Query(
+                        expr=quantile(share, buckets, by_queue),
+                        legend=f"{share:.0%} {name}, {QUEUE}",
+                        exemplar=True,
+                        compared=buckets == observed,
+                    )
+                    for name, buckets in (("told", told), ("observed", observed))
+                    for share in (0.5, 0.95)
+                ),
+                unit=Seconds,
+                size=(8, 8),
+            ),
+            make.graph(
+                LOCKED,
+                "Expired and unique jobs",
+                """
+                Jobs thrown away because they waited too long, unique jobs that took their lock, and those turned away
+                because another held it. Turning away is what locks are for; it is wrong where none of that type runs.
+                See then which job holds the lock.
+                """,
+                Query(expr=grown(see.pair("faktory_job_expirations_total")), legend=f"expired, {PAIR}"),
+                Query(expr=grown(see.pair("faktory_unique_locks_total")), legend=f"locked, {PAIR}"),
+                Query(expr=grown(see.pair("faktory_unique_denials_total")), legend=f"turned away, {PAIR}"),
+                unit=Short,
+                size=(8, 8),
+                whole=True,
+                bars=True,
+            ),
+            make.graph(
+                JOBS_TOLD,
+                "Jobs, as told",
+                """
+                Jobs in each queue and dashed in each set, as the server counts them every 30 seconds. They should be
+                those of the graphs above. Where they are not, Forewarn may read another server's Redis: see its
+                settings.
+                """,
+                Query(expr=see.queue("faktory_statsd_queue_jobs"), legend=QUEUE),
+                Query(expr=see.server("faktory_statsd_set_jobs"), legend=f"{{{{set}}}}, {SERVER}", compared=True),
+                unit=Short,
+                size=(8, 8),
+            ),
+            make.graph(
+                WAIT_TOLD,
+                "Wait in the queue, as told",
+                """
+                How long the oldest job of each queue has waited, as the server tells it for the queues that its
+                queueLatency names; the line is the objective. Alerts go by the graph above, which needs no StatsD. See
+                there for what to do.
+                """,
+                Query(expr=see.queue("faktory_statsd_queue_latency_seconds"), legend=QUEUE),
+                unit=Seconds,
+                size=(8, 8),
+                steps=levels.latency,
             ),
         ],
     )

@@ -37,6 +37,7 @@ def _connections(settings: RuleSettings) -> Row:
         alerts.faktory_connections_refused,
         alerts.faktory_peer_holds_connections,
     )
+    silent, full = alerts.faktory_statsd_silent, alerts.faktory_statsd_silent_near_limit
     peers, open_now = see.server("faktory_peer_connections"), see.server("faktory_connections")
     by_peer = f"{{{{peer}}}} ({SERVER})"
     return Row(
@@ -46,11 +47,13 @@ def _connections(settings: RuleSettings) -> Row:
                 panels.CONNECTIONS,
                 "Connections",
                 """
-                Client connections that are open, and how many may be. Without the dashed line the limit is not known,
-                and no warning comes before clients are refused: set connections_limit in Forewarn's settings.
+                Client connections that are open, and how many may be; those that the server tells by StatsD are dashed
+                too. Without the limit's line it is not known, and no warning comes before clients are refused: set
+                connections_limit in Forewarn's settings.
                 """,
                 Query(expr=open_now, legend=f"open, {SERVER}"),
                 Query(expr=see.server("faktory_connections_limit"), legend=f"limit, {SERVER}", compared=True),
+                Query(expr=see.server("faktory_statsd_connections"), legend=f"told, {SERVER}", compared=True),
                 unit=Short,
                 size=(8, 8),
             ),
@@ -116,6 +119,26 @@ def _connections(settings: RuleSettings) -> Row:
                 unit=Short,
                 size=(8, 8),
                 stacked=True,
+            ),
+            make.graph(
+                panels.STATSD_SILENCE,
+                "Silence of the server, and the limit",
+                """
+                How long ago the server's last StatsD packet came, and on the right the share of its connection limit in
+                use. Enterprise sends some every 30 seconds. Both high at once: it most likely no longer gets to its own
+                Redis. Close what leaks connections. Silent alone: see whether its packets reach Forewarn.
+                """,
+                Query(expr=see.server("faktory_statsd_last_packet_age_seconds"), legend=f"silent for, {SERVER}"),
+                Query(
+                    expr=see.server(recording.CONNECTIONS_USED),
+                    legend=f"limit used, {SERVER}",
+                    unit=PercentUnit,
+                    compared=True,
+                    steps=above((full.used_share, full.severity)),
+                ),
+                unit=Seconds,
+                size=(24, 8),
+                steps=above((silent.seconds, silent.severity), (full.seconds, full.severity)),
             ),
         ],
     )

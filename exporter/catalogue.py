@@ -24,16 +24,28 @@ from exporter.model import (
     Distribution,
     ExecutionsVerdict,
     Exemplar,
+    Ignored,
     QueuesVerdict,
     Reason,
+    Rejection,
     Snapshot,
+    StatsdDrop,
+    StatsdFact,
+    StatsdVerdict,
     ThrottlesVerdict,
+    Transport,
     WorkersVerdict,
     label_value,
 )
+from exporter.statsd.report import SECONDS_BOUNDS, VALUES_BOUNDS
 
 DETAILS_TTL = 180.0
 """Seconds after which the rarely asked details of a server are no longer told."""
+
+LEVEL_TTL = 90.0
+"""Seconds after which a level that the server told by StatsD is no longer told: Faktory tells each every 30 s.
+
+A server that tells nothing for as long is silent: it missed three times."""
 
 Labels = tuple[str, ...]
 """Label values in the order of :attr:`Metric.labels`, without ``server``."""
@@ -66,6 +78,7 @@ class Source(StrEnum):
     LIMITS = "configuration"
     FOREWARN = "Forewarn"
     KERNEL = "kernel"
+    STATSD = "StatsD"
 
 
 class Fresh(StrEnum):
@@ -74,6 +87,7 @@ class Fresh(StrEnum):
     POLL = "each poll"
     RARE = f"each statistics answer, at most {DETAILS_TTL:g} s old"
     SCRAPE = "each scrape"
+    TOLD = f"each flush of the server, at most {LEVEL_TTL:g} s old"
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -360,6 +374,168 @@ THROTTLE_WAITING = Metric(
     labels=("queue",),
 )
 
+_STATSD = "What the server tells by StatsD, where Forewarn listens for it"
+
+
+def _told(
+    name: str,
+    meaning: str,
+    *labels: str,
+    kind: Kind = Kind.COUNTER,
+    unit: str = "",
+    buckets: tuple[float, ...] = (),
+) -> Metric:
+    return Metric(
+        name=name,
+        group=_STATSD,
+        meaning=meaning,
+        source=Source.STATSD,
+        fresh=Fresh.TOLD if kind is Kind.GAUGE else Fresh.POLL,
+        kind=kind,
+        unit=unit,
+        labels=labels,
+        buckets=buckets,
+    )
+
+
+STATSD_AGE = Metric(
+    name="statsd_last_packet_age_seconds",
+    group=_STATSD,
+    meaning=(
+        "How long ago the last packet came; absent when none ever did, and while Forewarn does not listen, and "
+        f"afterwards until the next packet or for {LEVEL_TTL:g} s."
+    ),
+    source=Source.STATSD,
+    unit="seconds",
+)
+STATSD_FACTS: dict[StatsdFact, Metric] = {
+    StatsdFact.EXECUTIONS: _told(
+        "job_executions_total", "Executions that ended, those that failed among them.", "queue", "jobtype"
+    ),
+    StatsdFact.FAILURES: _told("job_failures_total", "Executions that failed.", "queue", "jobtype"),
+    StatsdFact.TIMES: _told(
+        "job_execution_seconds",
+        "How long executions took, from FETCH to ACK, as the server measured it.",
+        "queue",
+        "jobtype",
+        kind=Kind.HISTOGRAM,
+        unit="seconds",
+        buckets=tuple(SECONDS_BOUNDS),
+    ),
+    StatsdFact.EXPIRATIONS: _told(
+        "job_expirations_total", "Jobs thrown away because they waited for longer than they may.", "queue", "jobtype"
+    ),
+    StatsdFact.LOCKS: _told("unique_locks_total", "Unique jobs that took their lock.", "queue", "jobtype"),
+    StatsdFact.DENIALS: _told(
+        "unique_denials_total", "Unique jobs turned away because another held their lock.", "queue", "jobtype"
+    ),
+    StatsdFact.QUEUE_JOBS: _told("statsd_queue_jobs", "Jobs that wait in the queue.", "queue", kind=Kind.GAUGE),
+    StatsdFact.QUEUE_LATENCY: _told(
+        "statsd_queue_latency_seconds",
+        "How long the oldest job of the queue has waited.",
+        "queue",
+        kind=Kind.GAUGE,
+        unit="seconds",
+    ),
+    StatsdFact.SET_JOBS: _told(
+        "statsd_set_jobs",
+        "Jobs in each of the server's sets: scheduled, retries, dead, working; and in all queues together: enqueued.",
+        "set",
+        kind=Kind.GAUGE,
+    ),
+    StatsdFact.PROCESSED: _told("statsd_processed_jobs", "Jobs processed since ever.", kind=Kind.GAUGE),
+    StatsdFact.FAILED: _told("statsd_failed_jobs", "Executions that failed since ever.", kind=Kind.GAUGE),
+    StatsdFact.CONNECTIONS: _told("statsd_connections", "Client connections open.", kind=Kind.GAUGE),
+    StatsdFact.STORE_CONNECTIONS: _told("redis_connections", "Connections of the server's Redis.", kind=Kind.GAUGE),
+    StatsdFact.STORE_MEMORY: _told(
+        "redis_memory_bytes", "Memory of the server's Redis.", kind=Kind.GAUGE, unit="bytes"
+    ),
+    StatsdFact.STORE_ROUND_TRIP: _told(
+        "redis_round_trip_seconds",
+        "How long the server waited for an answer of its Redis.",
+        kind=Kind.GAUGE,
+        unit="seconds",
+    ),
+    StatsdFact.OTHER_COUNT: _told("statsd_other_total", "Any other counter, where they are kept.", "name", "tags"),
+    StatsdFact.OTHER_LEVEL: _told(
+        "statsd_other_level",
+        "Any other gauge, where they are kept; those beyond the bound are left out, for no sum of them means anything.",
+        "name",
+        "tags",
+        kind=Kind.GAUGE,
+    ),
+    StatsdFact.OTHER_SECONDS: _told(
+        "statsd_other_seconds",
+        "Any other timing, where they are kept.",
+        "name",
+        "tags",
+        kind=Kind.HISTOGRAM,
+        unit="seconds",
+        buckets=tuple(SECONDS_BOUNDS),
+    ),
+    StatsdFact.OTHER_VALUES: _told(
+        "statsd_other_values",
+        "Any other histogram or distribution, where they are kept; its unit is the sender's.",
+        "name",
+        "tags",
+        kind=Kind.HISTOGRAM,
+        buckets=tuple(VALUES_BOUNDS),
+    ),
+    StatsdFact.OTHER_DISTINCT: _told(
+        "statsd_other_distinct",
+        "How many different values any other set had between the last two polls that heard of it, where they are kept.",
+        "name",
+        "tags",
+        kind=Kind.GAUGE,
+    ),
+}
+"""The metric of each thing that a server tells."""
+
+
+def _listening(name: str, meaning: str, *labels: str) -> Metric:
+    return Metric(
+        name=f"forewarn_statsd_{name}",
+        group=_STATSD,
+        meaning=meaning,
+        source=Source.FOREWARN,
+        kind=Kind.COUNTER,
+        labels=labels,
+    )
+
+
+STATSD_PACKETS = _listening(
+    "packets_total", "StatsD packets received, by transport: datagrams of udp and unix, lines of tcp.", "transport"
+)
+STATSD_SAMPLES = _listening("samples_total", "Values in them that were understood.")
+STATSD_REJECTED = _listening(
+    "rejected_total", "Lines or values that could not be counted: every reason is there at 0 from the start.", "reason"
+)
+STATSD_IGNORED = _listening(
+    "ignored_total",
+    "What became no metric: events, checks, and per poll each series of a name that is unknown or deprecated.",
+    "reason",
+)
+STATSD_FOLDED = _listening("folded_total", "Values whose tags were left out because there were too many series.")
+STATSD_DROPPED = _listening(
+    "dropped_packets_total",
+    "Packets lost: by the kernel before they were read, in the queue, or when they were passed on.",
+    "at",
+)
+STATSD_RELAYED = _listening("relayed_packets_total", "Packets passed on to another StatsD server.")
+
+STATSD_METRICS: tuple[Metric, ...] = (
+    STATSD_AGE,
+    *STATSD_FACTS.values(),
+    STATSD_PACKETS,
+    STATSD_SAMPLES,
+    STATSD_REJECTED,
+    STATSD_IGNORED,
+    STATSD_FOLDED,
+    STATSD_DROPPED,
+    STATSD_RELAYED,
+)
+"""All of them, in the order in which :func:`points` yields them."""
+
 _SIDECAR = "Forewarn's own view of a server"
 COLLECTOR_UP = Metric(
     name="forewarn_collector_up",
@@ -387,7 +563,10 @@ COLLECTOR_ERRORS = Metric(
 LABEL_VALUES = Metric(
     name="forewarn_label_values",
     group=_SIDECAR,
-    meaning="How many distinct values a bounded label really has; those beyond the bound are folded into (other).",
+    meaning=(
+        "How many distinct values a bounded label really has, of names told by StatsD those of the last hour; those "
+        "beyond the bound are folded into (other)."
+    ),
     source=Source.FOREWARN,
     labels=("label",),
 )
@@ -452,6 +631,26 @@ OTLP_WAITING = Metric(
     fresh=Fresh.SCRAPE,
 )
 
+_PUSH = "StatsD, where it is pushed"
+STATSD_PUSHED = Metric(
+    name="forewarn_statsd_pushed_lines_total",
+    group=_PUSH,
+    meaning="Lines of StatsD: sent, refused by the server's machine, or left_out (too long, or owed for too long).",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    kind=Kind.COUNTER,
+    labels=("result",),
+)
+STATSD_PUSH_FAILURES = Metric(
+    name="forewarn_statsd_push_failures_total",
+    group=_PUSH,
+    meaning="Flushes that did not reach the StatsD server whole, by reason: every reason is there at 0.",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    kind=Kind.COUNTER,
+    labels=("reason",),
+)
+
 
 def _process(name: str, meaning: str, kind: Kind = Kind.GAUGE, unit: str = "") -> Metric:
     return Metric(
@@ -498,6 +697,7 @@ SNAPSHOT_METRICS: tuple[Metric, ...] = (
     THROTTLE_SATURATION,
     THROTTLE_SATURATED,
     THROTTLE_WAITING,
+    *STATSD_METRICS,
     COLLECTOR_UP,
     COLLECTOR_DURATION,
     COLLECTOR_ERRORS,
@@ -506,6 +706,14 @@ SNAPSHOT_METRICS: tuple[Metric, ...] = (
     TRACE_EXECUTIONS,
 )
 """What one snapshot tells, in the order in which :func:`points` yields it."""
+
+FROM_ZERO: frozenset[str] = frozenset(
+    metric.name
+    for metric in (DURATIONS, COLLECTOR_ERRORS, *STATSD_METRICS)
+    if metric.kind in {Kind.COUNTER, Kind.HISTOGRAM}
+)
+"""What of a server the sidecar's own process counts, from when its first series appears. The other counters go on from
+before, or are the server's own."""
 
 PROCESS_METRICS: tuple[Metric, ...] = (
     _process("cpu_seconds_total", "Processor time used.", Kind.COUNTER, "seconds"),
@@ -520,7 +728,17 @@ PROCESS_METRICS: tuple[Metric, ...] = (
 OTLP_METRICS: tuple[Metric, ...] = (OTLP_ITEMS, OTLP_FAILURES, OTLP_WAITING)
 """What the sidecar tells of its own pushes; no ``server`` label, and no series where no endpoint is set."""
 
-METRICS: tuple[Metric, ...] = (*SNAPSHOT_METRICS, SNAPSHOT_AGE, BUILD_INFO, *PROCESS_METRICS, *OTLP_METRICS)
+STATSD_PUSH_METRICS: tuple[Metric, ...] = (STATSD_PUSHED, STATSD_PUSH_FAILURES)
+"""Likewise of its flushes to a StatsD server."""
+
+METRICS: tuple[Metric, ...] = (
+    *SNAPSHOT_METRICS,
+    SNAPSHOT_AGE,
+    BUILD_INFO,
+    *PROCESS_METRICS,
+    *OTLP_METRICS,
+    *STATSD_PUSH_METRICS,
+)
 """Every metric there is."""
 
 
@@ -572,6 +790,7 @@ def columns(snapshot: Snapshot) -> Iterator[Column]:
     yield _one(WORKERS, None if stale else snapshot.workers.registered)
     yield from _workers(snapshot.workers)
     yield from _throttles(snapshot.throttles)
+    yield from _statsd(snapshot.statsd)
     yield from _sidecar(snapshot)
 
 
@@ -627,6 +846,33 @@ def _throttles(verdict: ThrottlesVerdict) -> Iterator[Column]:
     # A queue throttled in both scopes has one queue of jobs behind it.
     waiting = {(queue,): use.waiting for (queue, _), use in throttles.items()}
     yield _known(THROTTLE_WAITING, list(waiting), list(waiting.values()))
+
+
+def _statsd(verdict: StatsdVerdict | None) -> Iterator[Column]:
+    if verdict is None:
+        yield from ((metric, (), ()) for metric in STATSD_METRICS)
+        return
+    yield _one(STATSD_AGE, verdict.age)
+    for fact, metric in STATSD_FACTS.items():
+        if metric.kind is Kind.HISTOGRAM:
+            distributions = verdict.distributions.get(fact, {})
+            yield metric, list(distributions), [_sane(it) for it in distributions.values()]
+        elif fact is StatsdFact.OTHER_LEVEL:  # what it is is not known: it may well be below zero
+            levels = verdict.levels.get(fact, {})
+            known = {key: value for key, value in levels.items() if -inf < value < inf}
+            yield metric, list(known), list(known.values())
+        else:
+            series = (verdict.counts if metric.kind is Kind.COUNTER else verdict.levels).get(fact, {})
+            yield _known(metric, list(series), list(series.values()))
+    traffic = verdict.traffic
+    yield STATSD_PACKETS, [(it.value,) for it in Transport], [traffic.packets.get(it, 0) for it in Transport]
+    yield STATSD_SAMPLES, [()], [traffic.samples]
+    yield STATSD_REJECTED, [(it.value,) for it in Rejection], [traffic.rejected.get(it, 0) for it in Rejection]
+    yield STATSD_IGNORED, [(it.value,) for it in Ignored], [traffic.ignored.get(it, 0) for it in Ignored]
+    yield STATSD_FOLDED, [()], [traffic.folded]
+    dropped = [traffic.dropped.get(it, None if it is StatsdDrop.KERNEL else 0) for it in StatsdDrop]
+    yield _known(STATSD_DROPPED, [(it.value,) for it in StatsdDrop], dropped)
+    yield STATSD_RELAYED, [()], [traffic.relayed]
 
 
 def _sidecar(snapshot: Snapshot) -> Iterator[Column]:
@@ -697,7 +943,8 @@ Written by `python -m exporter.catalogue`: change the table there, not this file
 
 Every series of a watched server carries the label `server`, the server's configured name. What is not known has no
 series: unknown is not zero. Counters that can be known are there from the start at 0. Names of queues and job types
-are cut at 128 characters, and those beyond the bound are folded into `(other)`.
+are cut at 128 characters, and those beyond the bound are folded into `(other)`; where StatsD tells none, it is
+`(none)`.
 
 Sources:
 
@@ -706,14 +953,13 @@ Sources:
 - *statistics*: `INFO` of Faktory, asked rarely.
 - *configuration*: Forewarn's settings and the server's own configuration files.
 - *Forewarn*: found or counted by Forewarn itself.
-- *kernel*: `/proc` of Forewarn's process. Peers are in its `/proc/net/tcp` and `/proc/net/tcp6`: of clients that come
-  through a proxy the proxy is the peer, and where it is a proxy that listens on the port, they are the proxy's peers.
+- *StatsD*: what the server itself tells by StatsD, where it is pointed at Forewarn's `--statsd.listen`.
+- *kernel*: `/proc` of Forewarn's process. Peers are from the kernel's socket diagnosis (netlink, what `ss` asks), which
+  gVisor does not have and a seccomp profile may forbid: then they are not known. Of clients that come through a proxy
+  the proxy is the peer, and where it is a proxy that listens on the port, they are the proxy's peers.
 
 All facts of one server come from one poll: `forewarn_snapshot_age_seconds` tells how long ago it ended.
 """
-
-
-_TABLE_HEAD = ("| name | type | unit | labels | meaning | source | fresh |", "|" + " --- |" * 7)
 
 
 def document(system: str) -> str:
@@ -730,7 +976,7 @@ def document(system: str) -> str:
         for metric in METRICS:
             if metric.group != group:
                 continue
-            labels = metric.labels if group in {_PROCESS, _OTLP} else ("server", *metric.labels)
+            labels = metric.labels if group in {_PROCESS, _OTLP, _PUSH} else ("server", *metric.labels)
             cells = (
                 f"`{metric.full_name(system)}`",
                 metric.kind,

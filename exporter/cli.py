@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 SIDECAR = "Sidecar"
 FAKTORY = "Faktory: one server, named `faktory`"
+STATSD_IN = "StatsD of Faktory Enterprise, received: off unless listened for; for the server named `faktory`"
 OPENTELEMETRY = "OpenTelemetry: off unless an endpoint is set"
+STATSD_OUT = "StatsD, sent: off unless an address is set"
 
 app = typer.Typer(
     add_completion=False,
@@ -153,6 +155,53 @@ def run(
             "faktory.redis-ca-file", "FILE", "PEM certificates to trust for rediss://. Default: the system's", FAKTORY
         ),
     ] = None,
+    statsd_listen: Annotated[
+        str | None,
+        _flag(
+            "statsd.listen",
+            "ADDR:PORT",
+            "Where to listen for the StatsD that Faktory Enterprise sends: UDP and TCP on one port, such as "
+            "127.0.0.1:8125. No ADDR: every address of this machine. Default: none",
+            STATSD_IN,
+        ),
+    ] = None,
+    statsd_listen_unix: Annotated[
+        str | None,
+        _flag(
+            "statsd.listen-unix",
+            "PATH",
+            "The same for datagrams on a unix socket, which is made there. Default: none",
+            STATSD_IN,
+        ),
+    ] = None,
+    statsd_relay: Annotated[
+        str | None,
+        _flag(
+            "statsd.relay",
+            "URL",
+            "Where every packet is passed on to unchanged: udp://HOST:PORT or unix:///PATH. Default: none",
+            STATSD_IN,
+        ),
+    ] = None,
+    statsd_namespace: Annotated[
+        str | None,
+        _flag(
+            "statsd.namespace",
+            "TEXT",
+            "What Faktory's names begin with, as its own namespace setting says. Default: faktory.",
+            STATSD_IN,
+        ),
+    ] = None,
+    statsd_keep: Annotated[
+        str | None,
+        _flag(
+            "statsd.keep",
+            "WHICH",
+            "known, or all: names that are not Faktory's are kept too, as metrics named "
+            "faktory_statsd_other_*. Default: known",
+            STATSD_IN,
+        ),
+    ] = None,
     otlp_endpoint: Annotated[
         str | None,
         _flag(
@@ -237,6 +286,25 @@ def run(
             OPENTELEMETRY,
         ),
     ] = None,
+    statsd_push: Annotated[
+        str | None,
+        _flag(
+            "statsd.push",
+            "URL",
+            "StatsD server that all metrics are sent to: statsd://HOST:PORT, with the labels in the names, or "
+            "dogstatsd://HOST:PORT or dogstatsd+unix:///PATH, with the labels as tags. Default: none",
+            STATSD_OUT,
+        ),
+    ] = None,
+    statsd_interval: Annotated[
+        str | None,
+        _flag(
+            "statsd.interval",
+            "DURATION",
+            "Time between two flushes to it, from 1s to 1h. Default: 10s",
+            STATSD_OUT,
+        ),
+    ] = None,
 ) -> None:
     """Watch the configured servers and serve their metrics until stopped.
 
@@ -265,6 +333,11 @@ def run(
         "faktory.redis-password-file": faktory_redis_password_file,
         "faktory.ca-file": faktory_ca_file,
         "faktory.redis-ca-file": faktory_redis_ca_file,
+        "statsd.listen": statsd_listen,
+        "statsd.listen-unix": statsd_listen_unix,
+        "statsd.relay": statsd_relay,
+        "statsd.namespace": statsd_namespace,
+        "statsd.keep": statsd_keep,
         "otlp.endpoint": otlp_endpoint,
         "otlp.headers-file": otlp_headers_file,
         "otlp.ca-file": otlp_ca_file,
@@ -274,6 +347,8 @@ def run(
         "traces.per-second": traces_per_second,
         "traces.poll-ratio": traces_poll_ratio,
         "traces.traceparent": traces_traceparent,
+        "statsd.push": statsd_push,
+        "statsd.interval": statsd_interval,
     }
     try:
         settings = load(flags, os.environ)

@@ -23,6 +23,15 @@ from exporter.faktory.endpoint import Endpoint, host_port, split_url, tls_contex
 from exporter.faktory.redis_link import RedisAddress
 from exporter.model import Choice
 from exporter.secret import Secret
+from exporter.statsd.address import (
+    StatsdAddress,
+    check_host,
+    check_unix_path,
+    collide,
+    leads_to,
+    parse_push,
+    parse_relay,
+)
 from exporter.systems import SYSTEMS
 from exporter.web.address import Address, ListenError, parse_address
 
@@ -44,6 +53,8 @@ MAX_HEADERS_FILE: Final = 64 * 1024
 MAX_SLOW: Final = 365 * 86400
 MAX_TRACES_PER_SECOND: Final = 10_000
 MAX_REQUEST_MILLISECONDS: Final = 600_000
+MAX_NAMESPACE: Final = 64
+WEB_LISTEN_ADDRESS: Final = Address("127.0.0.1", 9386)
 
 GLOBAL_FLAGS: Final[Mapping[str, str]] = {
     "interval": "interval",
@@ -61,6 +72,8 @@ GLOBAL_FLAGS: Final[Mapping[str, str]] = {
     "traces.per-second": "traces.per_second",
     "traces.poll-ratio": "traces.poll_ratio",
     "traces.traceparent": "traces.traceparent",
+    "statsd.push": "statsd.push",
+    "statsd.interval": "statsd.interval",
 }
 """The flags that concern the sidecar itself, and their keys in the file."""
 
@@ -74,6 +87,11 @@ SERVER_FLAGS: Final[Mapping[str, str]] = {
     "faktory.redis-password-file": "redis_password_file",
     "faktory.ca-file": "ca_file",
     "faktory.redis-ca-file": "redis_ca_file",
+    "statsd.listen": "statsd_listen",
+    "statsd.listen-unix": "statsd_listen_unix",
+    "statsd.relay": "statsd_relay",
+    "statsd.namespace": "statsd_namespace",
+    "statsd.keep": "statsd_keep",
 }
 """The flags that describe the one server named ``faktory``, and their keys in a ``[[servers]]`` of the file."""
 
@@ -85,7 +103,7 @@ HOW_TO_BEGIN: Final = (
     " or name a file with [[servers]] by --config; `forewarn demo` shows all of it without a server"
 )
 
-_TABLES: Final = ("log", "web", "otlp", "traces")
+_TABLES: Final = ("log", "web", "otlp", "traces", "statsd")
 _INTEGER_KEYS: Final = frozenset({"max_label_values", "connections_limit"})
 _NUMBER_KEYS: Final = frozenset({"traces.slow_seconds", "traces.ratio", "traces.per_second", "traces.poll_ratio"})
 _SERVER_KEYS: Final = ("name", "system", *SERVER_FLAGS.values())
@@ -119,6 +137,29 @@ class NothingConfigured(SettingsError):  # noqa: N818 - an outcome that says wha
         super().__init__([HOW_TO_BEGIN])
 
 
+class StatsdListen(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one server's StatsD packets are listened for, and what becomes of them."""
+
+    address: Address | None = None
+    """UDP and TCP on one port."""
+    unix: Path | None = None
+    """A unix datagram socket. One of the two is set at least."""
+    relay: StatsdAddress | None = None
+    """Where every packet is passed on to."""
+    namespace: str = "faktory."
+    """What all names of the server begin with; may be empty."""
+    keep_all: bool = False
+    """Whether names that are not known are kept too."""
+
+
+class StatsdTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the metrics are pushed to by StatsD."""
+
+    tags: bool
+    """Whether the server speaks DogStatsD; plain StatsD has the labels in the name."""
+    address: StatsdAddress
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One server to watch."""
 
@@ -136,6 +177,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     redis_password: Secret | None = None
     ca_file: Path | None = None
     redis_ca_file: Path | None = None
+    statsd: StatsdListen | None = None
 
 
 class OtlpTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +204,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_file: Path | None = None
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
-    web_listen_address: Address = Address("127.0.0.1", 9386)
+    web_listen_address: Address = WEB_LISTEN_ADDRESS
     max_label_values: int = 200
     otlp_traces: OtlpTarget | None = None
     """``None``: no traces."""
@@ -172,6 +214,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     traces: Choice = Choice()
     traces_poll_ratio: float = 0.01
     """Share of Forewarn's own polls that are told as traces."""
+    statsd_push: StatsdTarget | None = None
+    statsd_interval: float = 10.0
+    """Seconds from one push by StatsD to the next."""
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
@@ -196,7 +241,9 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Setting
     fields = {key.replace(".", "_"): value for key, value in chosen.items()}
     fields |= _otlp(top, chosen, environ, problems)
     fields["traces"] = _choice(fields)
-    servers = _servers(given, file, environ, problems)
+    described = _described(given, file)
+    servers = _servers(described, environ, problems)
+    _check_statsd(described, servers, top, fields, problems)
     if problems:
         raise SettingsError(list(dict.fromkeys(problems)))  # one variable may be wrong for both traces and metrics
     if not servers:
@@ -227,8 +274,8 @@ class _Given(msgspec.Struct, frozen=True):
     """What a relative path in it starts from."""
 
 
-class _FileServer(msgspec.Struct, frozen=True):
-    """One ``[[servers]]`` of the file."""
+class _Described(msgspec.Struct, frozen=True):
+    """One ``[[servers]]`` of the file, or what the flags describe."""
 
     name: str
     system: str
@@ -240,7 +287,7 @@ class _File(msgspec.Struct, frozen=True):
     """The configuration file, known keys and right types only."""
 
     top: Mapping[str, _Given]
-    servers: tuple[_FileServer, ...]
+    servers: tuple[_Described, ...]
 
 
 # --- environment ----------------------------------------------------------------------------------------------------
@@ -345,7 +392,7 @@ def _where_not_toml(error: tomllib.TOMLDecodeError, text: str) -> str:
     return f"it ends in line {text.count(chr(10)) + 1} in the middle of something"
 
 
-def _file_server(table: Mapping[str, object], path: Path, number: int, problems: list[str]) -> _FileServer:
+def _file_server(table: Mapping[str, object], path: Path, number: int, problems: list[str]) -> _Described:
     name = table.get("name")
     place = f"{path}: [[servers]] number {number}"
     keys = _typed(table, _SERVER_KEYS, path, f"[[servers]] number {number}: ", problems)
@@ -359,7 +406,7 @@ def _file_server(table: Mapping[str, object], path: Path, number: int, problems:
     elif isinstance(system, str) and system not in SYSTEMS:
         problems.append(f"{place}: system {_shown(system)} is not known; write system = {_names(SYSTEMS)}")
     own = {key: value for key, value in keys.items() if key not in {"name", "system"}}
-    return _FileServer(str(name or ""), str(system or ""), own, place)
+    return _Described(str(name or ""), str(system or ""), own, place)
 
 
 def _typed(
@@ -370,7 +417,9 @@ def _typed(
     for key, value in table.items():
         place = f"{path}: {within}{_shown_name(key)}"
         wanted, fix = _wanted(key)
-        if key not in known:
+        if key not in known and (of_server := key.replace(".", "_")) in _SERVER_KEYS:
+            problems.append(f"{place}: it belongs to a server; write {of_server} into its [[servers]]")
+        elif key not in known:
             problems.append(f"{place}: there is no such key{_nearest(key, known)}")
         elif not isinstance(value, wanted) or isinstance(value, bool):
             problems.append(f"{place}: it is {_kind(value)}; {fix}")
@@ -515,6 +564,53 @@ def _otlp_url(given: _Given) -> str:
     return text
 
 
+def _statsd_listen(given: _Given) -> Address:
+    text = _text(given)
+    forms = "127.0.0.1:8125, [::1]:8125 or :8125"
+    if "://" in text or "@" in text:
+        raise ValueError(f"it is a URL, but must be the address alone; write ADDR:PORT, for example {forms}")
+    try:
+        address = parse_address(text)
+        check_host(address.host or "")
+    except (ListenError, ValueError):
+        raise ValueError(
+            f"{_shown(text)} is not an address; write ADDR:PORT with a port from 0 to 65535, for example {forms}"
+        ) from None
+    return address
+
+
+def _statsd_listen_unix(given: _Given) -> Path:
+    text = _text(given)
+    try:
+        check_unix_path(text)
+    except ValueError as error:
+        raise ValueError(f"it {error}; write one such as /run/forewarn/statsd.sock") from None
+    return Path(text)
+
+
+def _statsd_relay(given: _Given) -> StatsdAddress:
+    return parse_relay(_text(given))
+
+
+def _statsd_namespace(given: _Given) -> str:
+    text = _text(given)
+    if len(text) > MAX_NAMESPACE or not text.isprintable() or any(each in text for each in ":| "):
+        raise ValueError(
+            f"no name can begin so; write at most {MAX_NAMESPACE} printable characters without : or | or spaces,"
+            ' such as "faktory.", or "" where names have none'
+        )
+    return text
+
+
+def _statsd_keep(given: _Given) -> bool:
+    return _one_of(("known", "all"))(given) == "all"
+
+
+def _statsd_push(given: _Given) -> StatsdTarget:
+    tags, address = parse_push(_text(given))
+    return StatsdTarget(tags=tags, address=address)
+
+
 def _headers_file(given: _Given) -> dict[str, Secret]:
     path = _path(given)
     try:
@@ -599,6 +695,8 @@ _TOP_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
     "traces.per_second": _number(0, MAX_TRACES_PER_SECOND),
     "traces.poll_ratio": _number(0, 1),
     "traces.traceparent": _one_of(("link", "parent")),
+    "statsd.push": _statsd_push,
+    "statsd.interval": _interval,
 }
 
 _SERVER_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
@@ -611,6 +709,11 @@ _SERVER_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
     "redis_password_file": _secret_file,
     "ca_file": _ca_file,
     "redis_ca_file": _ca_file,
+    "statsd_listen": _statsd_listen,
+    "statsd_listen_unix": _statsd_listen_unix,
+    "statsd_relay": _statsd_relay,
+    "statsd_namespace": _statsd_namespace,
+    "statsd_keep": _statsd_keep,
 }
 
 
@@ -741,27 +844,34 @@ def _choice(fields: Mapping[str, Any]) -> Choice:
 # --- servers --------------------------------------------------------------------------------------------------------
 
 
-def _servers(
-    given: Mapping[str, _Given], file: _File, environ: Mapping[str, str], problems: list[str]
-) -> tuple[ServerSettings, ...]:
+def _described(given: Mapping[str, _Given], file: _File) -> list[_Described]:
+    """Return the servers that the file describes, with what flags say of the one named ``faktory``."""
     flagged = {key: given[flag] for flag, key in SERVER_FLAGS.items() if flag in given}
     described = list(file.servers)
     if flagged and all(server.name != "faktory" for server in described):
-        described.append(_FileServer("faktory", "faktory", {}, next(iter(flagged.values())).place))
-    built = (_server(each, flagged if each.name == "faktory" else {}, environ, problems) for each in described)
+        described.append(_Described("faktory", "faktory", {}, next(iter(flagged.values())).place))
+    return [
+        msgspec.structs.replace(each, keys={**each.keys, **flagged}) if each.name == "faktory" else each
+        for each in described
+    ]
+
+
+def _servers(
+    described: Iterable[_Described], environ: Mapping[str, str], problems: list[str]
+) -> tuple[ServerSettings, ...]:
+    built = (_server(each, environ, problems) for each in described)
     return tuple(server for server in built if server is not None)
 
 
-def _server(
-    described: _FileServer, flagged: Mapping[str, _Given], environ: Mapping[str, str], problems: list[str]
-) -> ServerSettings | None:
-    given = {**described.keys, **flagged}
+def _server(described: _Described, environ: Mapping[str, str], problems: list[str]) -> ServerSettings | None:
+    given = described.keys
     before = len(problems)
     if "url" not in given:
         problems.append(
             f"{described.place}: the server {_shown(described.name)} has no url; {_where_to_set_url(described)}"
         )
     taken = _take(given, _SERVER_PARSERS, problems)
+    statsd = _statsd(given, taken, problems)
     own = _faktory_password(environ, problems) if described.name == "faktory" else None
     if len(problems) > before:
         return None
@@ -785,15 +895,93 @@ def _server(
         ),
         ca_file=taken.get("ca_file"),
         redis_ca_file=taken.get("redis_ca_file"),
+        statsd=statsd,
     )
 
 
-def _where_to_set_url(described: _FileServer) -> str:
-    return (
-        "set --faktory.url or FAKTORY_URL, for example to tcp://localhost:7419"
-        if described.name == "faktory"
-        else 'write url = "tcp://host:7419"'
+def _where_to_set_url(described: _Described) -> str:
+    if described.name != "faktory":
+        return 'write url = "tcp://host:7419"'
+    here = "set --faktory.url or FAKTORY_URL, for example to tcp://localhost:7419"
+    if all(key.startswith("statsd_") for key in described.keys):  # flags that do not tell whose they are
+        return f"{here}, or, for another server, write {' and '.join(described.keys)} into its [[servers]] in the file"
+    return here
+
+
+def _statsd(given: Mapping[str, _Given], taken: Mapping[str, Any], problems: list[str]) -> StatsdListen | None:
+    """Return where a server's StatsD is listened for; ``None`` where it is not, or where that is wrong and told."""
+    if "statsd_listen" not in given and "statsd_listen_unix" not in given:
+        for key in ("statsd_relay", "statsd_namespace", "statsd_keep"):
+            if key in given:
+                listen = "statsd_listen or statsd_listen_unix"
+                if given[key].layer != _FILE:
+                    listen = "--statsd.listen or --statsd.listen-unix"
+                problems.append(f"{given[key].place}: nothing listens for the server's StatsD; set {listen} too")
+        return None
+    return StatsdListen(
+        address=taken.get("statsd_listen"),
+        unix=taken.get("statsd_listen_unix"),
+        relay=taken.get("statsd_relay"),
+        namespace=taken.get("statsd_namespace", "faktory."),
+        keep_all=taken.get("statsd_keep", False),
     )
+
+
+class _Listening(msgspec.Struct, frozen=True):
+    """Something that is listened on, which setting says so, and what for."""
+
+    where: Address | Path
+    place: str
+    purpose: str
+
+
+def _check_statsd(
+    described: Iterable[_Described],
+    servers: Iterable[ServerSettings],
+    top: Mapping[str, _Given | None],
+    fields: Mapping[str, Any],
+    problems: list[str],
+) -> None:
+    """Tell what is listened on twice, and what would be sent back to Forewarn itself."""
+    keys = {each.name: each.keys for each in described}
+    web = top.get("web.listen_address")
+    taken = [
+        _Listening(
+            fields.get("web_listen_address", WEB_LISTEN_ADDRESS),
+            "web.listen_address" if web is None else web.place,
+            "/metrics",
+        )
+    ]
+    targets: list[tuple[StatsdAddress, str, str]] = []
+    for server in servers:
+        statsd = server.statsd
+        if statsd is None:
+            continue
+        for key, where in (("statsd_listen", statsd.address), ("statsd_listen_unix", statsd.unix)):
+            if where is None:
+                continue
+            own = _Listening(where, keys[server.name][key].place, f"the StatsD of the server {_shown(server.name)}")
+            other = next((each for each in taken if collide(own.where, each.where)), None)
+            if other:
+                problems.append(
+                    f"{own.place}: {own.purpose} cannot be listened for where {other.purpose} is ({other.place});"
+                    f" choose another {'path' if isinstance(where, Path) else 'port'}"
+                )
+            taken.append(own)
+        if statsd.relay is not None:
+            place = keys[server.name]["statsd_relay"].place
+            targets.append((statsd.relay, place, "packets would come round again"))
+    push: StatsdTarget | None = fields.get("statsd_push")
+    if push is not None:
+        given = top["statsd.push"]
+        targets.append((push.address, given.place if given else "", "Forewarn would only hear its own numbers"))
+    for target, place, why in targets:
+        here = next((each for each in taken[1:] if leads_to(target, each.where)), None)
+        if here:
+            problems.append(
+                f"{place}: it leads to Forewarn itself, which listens there for {here.purpose} ({here.place}):"
+                f" {why}; name another StatsD server"
+            )
 
 
 def _strongest(*candidates: tuple[_Given | None, Secret | None] | None) -> Secret | None:

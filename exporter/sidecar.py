@@ -8,15 +8,15 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from exporter import __version__, systems
+from exporter.catalogue import Column
 from exporter.model import Snapshot
-from exporter.outputs.own import nothing
 from exporter.outputs.prometheus import Exposition
 from exporter.settings import Settings
 from exporter.signals import Memory, Signals
@@ -26,6 +26,7 @@ from exporter.web.server import start_web
 
 if TYPE_CHECKING:
     from exporter.outputs.pushes import Pushes
+    from exporter.outputs.statsd_push import StatsdPush
 
 logger = logging.getLogger("forewarn")
 
@@ -36,7 +37,7 @@ SAVE_REST = 1.0
 """Seconds between two writes at least, however often something is told."""
 
 FLUSHING = 1.5
-"""Seconds that the last push to OpenTelemetry collectors may take."""
+"""Seconds that the last push to OpenTelemetry collectors and to a StatsD server may take."""
 
 CLOSING = 2.0
 """Seconds that parting from all servers may take."""
@@ -55,7 +56,8 @@ class Sidecar:
         self._to_save = asyncio.Event()
         self._saving = asyncio.Lock()
         self._pushes = self._build_pushes()
-        self._exposition = Exposition(__version__, self._pushes.own if self._pushes else nothing)
+        self._statsd = self._build_statsd()
+        self._exposition = Exposition(__version__, self._told)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="signals")
         memories = _memories(self._state)
         tracing = settings.otlp_traces is not None
@@ -94,11 +96,12 @@ class Sidecar:
                 running.append(tasks.create_task(self._save_for_ever(), name="state"))
                 if self._pushes is not None:
                     self._pushes.start(tasks)
+                if self._statsd is not None:
+                    self._statsd.start(tasks)
                 await stop.wait()
                 for task in running:
                     task.cancel()
-                if self._pushes is not None:
-                    await self._pushes.finish(FLUSHING)
+                await asyncio.gather(*(each.finish(FLUSHING) for each in (self._pushes, self._statsd) if each))
         finally:
             await self._close()
             await web.close()
@@ -114,8 +117,30 @@ class Sidecar:
         from exporter.outputs.pushes import Pushes  # noqa: PLC0415 - OpenTelemetry costs several MiB of memory
 
         return Pushes(
-            self._settings, self._newest, version=__version__, saved=self._save_if_due, settled=self._to_save.set
+            self._settings,
+            self._newest,
+            version=__version__,
+            saved=self._save_if_due,
+            settled=self._to_save.set,
+            told=self._told,
         )
+
+    def _build_statsd(self) -> StatsdPush | None:
+        target = self._settings.statsd_push
+        if target is None:
+            return None
+        from exporter.outputs.statsd_push import StatsdPush  # noqa: PLC0415 - takes memory that others need not give
+
+        return StatsdPush(
+            target, self._newest, interval=self._settings.statsd_interval, version=__version__, told=self._told
+        )
+
+    def _told(self) -> Iterator[Column]:
+        """Yield what all pushes tell of themselves, for every output. Safe in any thread."""
+        if self._pushes is not None:
+            yield from self._pushes.own()
+        if self._statsd is not None:
+            yield from self._statsd.own()
 
     async def _save_for_ever(self) -> None:
         while True:

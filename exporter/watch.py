@@ -142,6 +142,7 @@ class Watch:
             throttles=verdicts.throttles,
             collectors=verdicts.collectors,
             executions=verdicts.executions,
+            statsd=verdicts.statsd,
         )
         self._publish(snapshot)
         return snapshot

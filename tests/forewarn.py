@@ -39,18 +39,18 @@ class Scrape:
             for sample in family.samples
         }
 
-    def value(self, name: str, **labels: str) -> float | None:
+    def value(self, name: str, /, **labels: str) -> float | None:
         """Return the value of the one sample with this name and at least these labels; ``None`` where there is none."""
         found = [value for _, value in self.matching(name, **labels)]
         assert len(found) <= 1, f"{name}{labels} is not one sample: {list(self.matching(name, **labels))}"
         return found[0] if found else None
 
-    def total(self, name: str, **labels: str) -> float | None:
+    def total(self, name: str, /, **labels: str) -> float | None:
         """Return the sum of the samples with this name and at least these labels; ``None`` where there is none."""
         found = [value for _, value in self.matching(name, **labels)]
         return sum(found) if found else None
 
-    def matching(self, name: str, **labels: str) -> Iterator[tuple[dict[str, str], float]]:
+    def matching(self, name: str, /, **labels: str) -> Iterator[tuple[dict[str, str], float]]:
         """Yield labels and value of every sample with this name and at least these labels."""
         for (known, pairs), value in self.samples.items():
             if known == name and labels.items() <= dict(pairs).items():
@@ -136,11 +136,11 @@ class Forewarn:
         assert status == 200, f"/metrics answered {status}: {text[:500]}"
         return Scrape(text, content_type)
 
-    async def metric(self, name: str, **labels: str) -> float | None:
+    async def metric(self, name: str, /, **labels: str) -> float | None:
         """Return one sample's value now."""
         return (await self.scrape()).value(name, **labels)
 
-    async def wait_for(self, name: str, expected: float | None, deadline: float, **labels: str) -> float:
+    async def wait_for(self, name: str, expected: float | None, deadline: float, /, **labels: str) -> float:
         """Wait until a sample has the value ``expected``; return the seconds that it took."""
         started = time.monotonic()
         last: list[float | None] = [None]

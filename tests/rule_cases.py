@@ -74,7 +74,7 @@ RULES: Final = Path(__file__).parent.parent / "alerts" / "faktory.yml"
 
 SERVER: Final = {"job": "forewarn", "instance": "10.0.0.5:9386", "server": "orders"}
 PROCESS: Final = {"job": "forewarn", "instance": "10.0.0.5:9386"}
-OF_PROCESS: Final = ("up", "forewarn_build_info")
+OF_PROCESS: Final = ("up", "forewarn_build_info", "forewarn_statsd_push_failures_total")
 
 DEADLINE: Final = 60.0
 SHOWN: Final = 6000

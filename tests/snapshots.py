@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from exporter.catalogue import OTLP_FAILURES, OTLP_ITEMS, OTLP_WAITING, Column
+from exporter.catalogue import (
+    OTLP_FAILURES,
+    OTLP_ITEMS,
+    OTLP_WAITING,
+    STATSD_FACTS,
+    STATSD_PUSH_FAILURES,
+    STATSD_PUSHED,
+    Column,
+    Kind,
+    Metric,
+)
 from exporter.model import (
     AGE_BUCKETS,
     DURATION_BUCKETS,
@@ -26,16 +36,24 @@ from exporter.model import (
     Exemplar,
     Failure,
     Health,
+    Ignored,
+    Labelled,
     Observation,
     OrphanGroup,
     Pair,
     Queue,
     QueuesVerdict,
     Reason,
+    Rejection,
     Scope,
     Snapshot,
+    StatsdDrop,
+    StatsdFact,
+    StatsdTraffic,
+    StatsdVerdict,
     ThrottlesVerdict,
     ThrottleUse,
+    Transport,
     WorkersVerdict,
     label_value,
 )
@@ -118,7 +136,39 @@ def full(server: str = "faktory", system: str = "faktory", *, size: int = 2, tak
             {Decision.TOLD: 3, Decision.LEFT_OUT: 40, Decision.CAPPED: 1},
             {pairs[0]: (exemplar(40, "a1"), exemplar(100_000, "b2"))},
         ),
+        statsd=StatsdVerdict(
+            age=2.5,
+            counts={
+                fact: {key: number + 0.5 for number, key in enumerate(keys_of(metric, pairs))}
+                for fact, metric in STATSD_FACTS.items()
+                if metric.kind is Kind.COUNTER
+            },
+            distributions={
+                fact: {key: distribution(metric.buckets, [0.004, 40, 1e10]) for key in keys_of(metric, pairs)}
+                for fact, metric in STATSD_FACTS.items()
+                if metric.kind is Kind.HISTOGRAM
+            },
+            levels={
+                fact: {key: number + 0.25 for number, key in enumerate(keys_of(metric, pairs))}
+                for fact, metric in STATSD_FACTS.items()
+                if metric.kind is Kind.GAUGE
+            },
+            traffic=StatsdTraffic(
+                packets={Transport.UDP: 30, Transport.TCP: 20, Transport.UNIX: 10},
+                samples=600,
+                rejected={Rejection.VALUE: 3},
+                ignored={Ignored.EVENT: 4},
+                folded=5,
+                dropped={StatsdDrop.KERNEL: 6, StatsdDrop.QUEUE: 0, StatsdDrop.RELAY: 7},
+                relayed=58,
+            ),
+        ),
     )
+
+
+def keys_of(metric: Metric, pairs: Sequence[Pair]) -> list[Labelled]:
+    """Label values for what is told by StatsD: of each of ``pairs`` as many as the metric has labels."""
+    return list(dict.fromkeys(pair[: len(metric.labels)] for pair in pairs))
 
 
 def exemplar(value: float, trace: str, *, at: float = NOW - 5) -> tuple[int, Exemplar]:
@@ -132,6 +182,8 @@ def pushes() -> list[Column]:
         (OTLP_ITEMS, [("traces", "sent"), ("metrics", "dropped")], [5, 6]),
         (OTLP_FAILURES, [("traces", Reason.TIMEOUT.value)], [7]),
         (OTLP_WAITING, [()], [8]),
+        (STATSD_PUSHED, [("sent",), ("refused",)], [9, 10]),
+        (STATSD_PUSH_FAILURES, [(Reason.UNREACHABLE.value,)], [11]),
     ]
 
 
@@ -168,6 +220,38 @@ def executions(draw: st.DrawFn, durations: Sequence[Pair]) -> ExecutionsVerdict:
         (),
         draw(st.dictionaries(st.sampled_from(Decision), counts)),
         draw(st.dictionaries(told, exemplars(), max_size=3)),
+    )
+
+
+@st.composite
+def statsd(draw: st.DrawFn) -> StatsdVerdict:
+    """Any verdict: numbers that no server should tell, and label values of any text."""
+    values = st.floats(0, 1e9) | st.floats(allow_nan=True, allow_infinity=True)
+
+    def series(fact: StatsdFact) -> st.SearchStrategy[dict[Labelled, float]]:
+        return st.dictionaries(st.tuples(*[names] * len(STATSD_FACTS[fact].labels)), values, max_size=3)
+
+    def some(kind: Kind) -> list[StatsdFact]:
+        facts = [fact for fact, metric in STATSD_FACTS.items() if metric.kind is kind]
+        return draw(st.lists(st.sampled_from(facts), max_size=2, unique=True))
+
+    return StatsdVerdict(
+        age=draw(st.none() | seconds),
+        counts={fact: draw(series(fact)) for fact in some(Kind.COUNTER)},
+        distributions={
+            fact: draw(st.dictionaries(pairs, distributions(STATSD_FACTS[fact].buckets), max_size=2))
+            for fact in some(Kind.HISTOGRAM)
+        },
+        levels={fact: draw(series(fact)) for fact in some(Kind.GAUGE)},
+        traffic=StatsdTraffic(
+            packets=draw(st.dictionaries(st.sampled_from(Transport), counts, max_size=2)),
+            samples=(number := draw(counts)),
+            rejected={Rejection.NAME: number},
+            ignored={Ignored.CHECK: number},
+            folded=number,
+            dropped={StatsdDrop.KERNEL: draw(st.none() | counts), StatsdDrop.RELAY: number},
+            relayed=number,
+        ),
     )
 
 
@@ -232,4 +316,5 @@ def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory")
             for name in collectors
         ),
         executions=draw(st.none() | executions(list(durations))),
+        statsd=draw(st.none() | statsd()),
     )

@@ -40,6 +40,8 @@ ALERTS: dict[str, dict[str, str]] = {
     "FaktoryConnectionsRefused": CRITICAL,
     "FaktoryConnectionsLimitUnknown": INFO,
     "FaktoryConnectionsFilling": WARNING,
+    "FaktoryStatsdSilentNearLimit": CRITICAL,
+    "FaktoryStatsdSilent": WARNING,
     "FaktoryPeerHoldsConnections": WARNING | {"peer": "10.0.0.7"},
     "FaktoryReservationNearlyUsed": WARNING | KIND,
     "FaktoryReservationsExpired": WARNING,
@@ -51,11 +53,13 @@ ALERTS: dict[str, dict[str, str]] = {
     "FaktoryThrottleNotDraining": WARNING | QUEUE,
     "FaktoryThrottleWithoutQueue": INFO | THROTTLE,
     "FaktoryRedisSlow": WARNING | {"collector": "redis"},
+    "FaktoryRedisRoundTripHigh": WARNING,
     "FaktoryQueueLatencyBudgetBurn/critical": CRITICAL | QUEUE | {"long": "1h", "short": "5m"},
     "FaktoryQueueLatencyBudgetBurn/warning": WARNING | QUEUE | {"long": "1d", "short": "2h"},
     "FaktoryQueuePausedWithBacklog": WARNING | QUEUE,
     "FaktoryBacklogGrowing": WARNING | QUEUE,
     "FaktoryRetryStorm": WARNING,
+    "FaktoryJobTypeFailing": WARNING | KIND,
     "FaktoryDeadJobsGrowing": WARNING | {"set": "dead"},
     "FaktorySchedulerStuck": CRITICAL | {"set": "scheduled"},
     "FaktoryBusyWithoutCompletions": WARNING | QUEUE,
@@ -68,6 +72,9 @@ ALERTS: dict[str, dict[str, str]] = {
     "ForewarnCollectorFailing/info": WARNING | {"collector": "info"},
     "ForewarnSnapshotStale": WARNING,
     "ForewarnLabelOverflow": INFO | {"label": "queue"},
+    "ForewarnStatsdLost/unread": WARNING | {"lost": "unread"},
+    "ForewarnStatsdLost/unrelayed": WARNING | {"lost": "unrelayed"},
+    "ForewarnStatsdPushFailing": WARNING,
     "ForewarnWatchdog": {"severity": "none"},
 }
 """Every alert, in each form that makes a difference, with its labels beside those of :func:`labels_of`."""
@@ -76,12 +83,14 @@ NAMES = {form.partition("/")[0] for form in ALERTS}
 
 OF_NO_SERVER = {
     "ForewarnDown": ("cluster", "job", "instance"),
+    "ForewarnStatsdPushFailing": ("cluster", "job", "instance"),
     "ForewarnAbsent": ("cluster",),
     "ForewarnWatchdog": ("cluster",),
 }
 """The other alerts come from a metric of a watched server and have ``server`` too."""
 
 OF_FAKTORY = {form for form in ALERTS if form.startswith("Faktory")}
+OF_STATSD = {form for form in ALERTS if form.startswith("ForewarnStatsd")}
 OF_ONE_FOREWARN = {form for form in ALERTS if form.startswith(("ForewarnCollectorFailing", "ForewarnSnapshotStale"))}
 
 SILENCES: dict[str, set[str]] = {
@@ -90,6 +99,9 @@ SILENCES: dict[str, set[str]] = {
     "FaktoryDown": OF_FAKTORY - {"FaktoryDown"} | OF_ONE_FOREWARN,
     "FaktoryRedisAway": {
         "FaktoryRedisSlow",
+        "FaktoryRedisRoundTripHigh",
+        "FaktoryStatsdSilent",
+        "FaktoryStatsdSilentNearLimit",
         "FaktorySchedulerStuck",
         "FaktoryBusyWithoutCompletions",
         "FaktoryBacklogGrowing",
@@ -100,6 +112,7 @@ SILENCES: dict[str, set[str]] = {
         "FaktoryThrottleWithoutQueue",
         "ForewarnCollectorFailing/info",
     },
+    "FaktoryStatsdSilentNearLimit": {"FaktoryStatsdSilent"},
     "FaktoryCrashLooping": {"FaktoryRestarted"},
     "FaktoryNoWorkers": {
         "FaktoryBacklogGrowing",
@@ -111,7 +124,7 @@ SILENCES: dict[str, set[str]] = {
     "FaktoryWorkerCrashRateHigh": {"FaktoryWorkerCrashed"},
     "FaktoryConnectionsRefused": {"FaktoryConnectionsFilling", "ForewarnCollectorFailing/connection"},
     "FaktoryThrottleNotDraining": {"FaktoryBacklogGrowing"},
-    "ForewarnDown": OF_FAKTORY | OF_ONE_FOREWARN | {"ForewarnLabelOverflow", "ForewarnAbsent"},
+    "ForewarnDown": OF_FAKTORY | OF_ONE_FOREWARN | OF_STATSD | {"ForewarnLabelOverflow", "ForewarnAbsent"},
 }
 """What is silenced while another alert of the same thing fires. Nothing else is."""
 
@@ -143,6 +156,7 @@ RULES = [
     Silenced("FaktoryDown", "ForewarnSnapshotStale", SERVER),
     Silenced("FaktoryRedisAway", "FaktoryQueueLatencyBudgetBurn/critical", SERVER),
     Silenced("FaktoryRedisAway", "ForewarnCollectorFailing/info", (*SERVER, "collector")),
+    Silenced("FaktoryStatsdSilentNearLimit", "FaktoryStatsdSilent", SERVER),
     Silenced("FaktoryCrashLooping", "FaktoryRestarted", SERVER),
     Silenced("FaktoryNoWorkers", "FaktoryBacklogGrowing", SERVER),
     Silenced("FaktoryWorkerCrashRateHigh", "FaktoryWorkerCrashed", SERVER),
@@ -151,6 +165,7 @@ RULES = [
     Silenced("FaktoryThrottleNotDraining", "FaktoryBacklogGrowing", (*SERVER, "queue")),
     Silenced("ForewarnDown", "FaktoryJobsOrphaned", ("cluster", "job", "instance")),
     Silenced("ForewarnDown", "ForewarnLabelOverflow", ("cluster", "job", "instance")),
+    Silenced("ForewarnDown", "ForewarnStatsdPushFailing", ("cluster", "job", "instance")),
     Silenced("ForewarnDown", "ForewarnAbsent", ("cluster",)),
 ]
 """Each rule of the file once, with a target for each kind that it names; ``collector`` stands in a matcher."""

@@ -31,15 +31,21 @@ from exporter.model import (
     MAX_NAME,
     OTHER,
     CollectorRun,
+    Gain,
     Health,
+    Labelled,
+    Move,
     Observation,
     Queue,
     Reservation,
     Snapshot,
+    StatsdFact,
+    StatsdFacts,
+    StatsdTraffic,
     label_value,
 )
 from exporter.outputs.prometheus import OPENMETRICS_TYPE, TEXT_TYPE, Exposition
-from exporter.signals import Signals
+from exporter.signals import Signals, statsd
 from exporter.signals.connections import PEERS
 from exporter.signals.labels import PAIRS_PER_NAME
 from exporter.watch import Watch
@@ -287,7 +293,10 @@ FEW = 40
 
 
 def churned(poll: int, now: float) -> Observation:
-    """What a server tells: job types and peers are new at every poll, queues at every third; each job is brief."""
+    """What a server tells: job types and peers are new at every poll, queues at every third; each job is brief.
+
+    So it is by StatsD, which tells of some of them.
+    """
     queues = [f"queue-{poll // 3}-{number}-{'x' * 60}" for number in range(FEW + 10)]
     reservations = {}
     for number in range(2 * FEW):
@@ -305,11 +314,26 @@ def churned(poll: int, now: float) -> Observation:
         queues={name: Queue(jobs=number, latency=1.0, paused=False) for number, name in enumerate(queues)},
         sets={"working": len(reservations)},
         reservations=reservations,
+        statsd=churned_statsd(now, [(it.queue, it.jobtype) for it in reservations.values()][::8]),
+    )
+
+
+def churned_statsd(now: float, pairs: Sequence[Labelled]) -> StatsdFacts:
+    return StatsdFacts(
+        heard_at=now,
+        counts={fact: dict.fromkeys(pairs, 1.0) for fact in (StatsdFact.EXECUTIONS, StatsdFact.OTHER_COUNT)},
+        gains={StatsdFact.TIMES: {pair: Gain((1.0,) * 18, 1.0) for pair in pairs}},
+        moves={
+            StatsdFact.QUEUE_JOBS: {pair[:1]: Move(True, 1.0) for pair in pairs},
+            StatsdFact.OTHER_LEVEL: {pair: Move(True, 1.0) for pair in pairs},
+        },
+        traffic=StatsdTraffic(),
     )
 
 
 @pytest.mark.slow
-def test_memory_is_flat_after_an_hour_of_names_that_are_always_new() -> None:
+def test_memory_is_flat_after_an_hour_of_names_that_are_always_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statsd, "MOST_NAMES", 5 * FEW)
     signals, exposition = Signals(FEW), Exposition(__version__)
     sizes: dict[int, int] = {}
     series: dict[int, int] = {}
@@ -333,6 +357,7 @@ def test_memory_is_flat_after_an_hour_of_names_that_are_always_new() -> None:
                     workers=verdicts.workers,
                     throttles=verdicts.throttles,
                     collectors=verdicts.collectors,
+                    statsd=verdicts.statsd,
                 )
             )
             if poll in {179, 719}:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from prometheus_client import ProcessCollector
 
 from exporter import catalogue
-from exporter.catalogue import METRICS, SNAPSHOT_METRICS, Kind, Point, Value, columns, document, points, snapshot_age
+from exporter.catalogue import METRICS, SNAPSHOT_METRICS, Kind, Value, columns, document, points, snapshot_age
 from exporter.model import (
     AGE_BUCKETS,
     BootVerdict,
@@ -20,11 +20,16 @@ from exporter.model import (
     Distribution,
     ExecutionsVerdict,
     Exemplar,
+    Ignored,
     Queue,
     QueuesVerdict,
     Reason,
+    Rejection,
     Scope,
     Snapshot,
+    StatsdFact,
+    StatsdTraffic,
+    StatsdVerdict,
     ThrottlesVerdict,
     ThrottleUse,
 )
@@ -47,6 +52,10 @@ class TestTheTable:
     def test_names_are_unique(self) -> None:
         names = [metric.name for metric in METRICS]
         assert len(set(names)) == len(names)
+
+    def test_no_two_are_of_one_name_where_counters_go_without_their_end(self) -> None:
+        families = [metric.name.removesuffix("_total") for metric in METRICS]
+        assert len(set(families)) == len(families)
 
     @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
     def test_counters_and_only_they_end_in_total(self, metric: catalogue.Metric) -> None:
@@ -95,8 +104,11 @@ class TestPoints:
 
     @settings(deadline=None, max_examples=60)
     @given(snapshot=snapshots())
-    def test_numbers_are_finite_and_not_negative(self, snapshot: Snapshot) -> None:
-        assert [point for point in every_point(snapshot) if not sound(point[1])] == []
+    def test_numbers_are_finite_and_not_negative_but_for_levels_of_any_meaning(self, snapshot: Snapshot) -> None:
+        free = catalogue.STATSD_FACTS[StatsdFact.OTHER_LEVEL]
+        wrong = {metric.name: its for metric, its in points(snapshot) if not all(sound(it) for _, it in its)}
+        assert wrong.keys() <= {free.name}
+        assert all(math.isfinite(value) for _, value in wrong.get(free.name, []) if isinstance(value, float))
 
     @settings(deadline=None, max_examples=60)
     @given(snapshot=snapshots())
@@ -184,6 +196,29 @@ class TestPoints:
         assert told(snapshot)["forewarn_trace_executions_total"] == {("told",): 0, ("left_out",): 0, ("capped",): 0}
         assert "forewarn_trace_executions_total" not in told(replace(full(), executions=None))
 
+    def test_nothing_is_told_of_statsd_where_nothing_listens_for_it(self) -> None:
+        its = told(replace(full(), statsd=None))
+        assert not {metric.name for metric in catalogue.STATSD_METRICS} & its.keys()
+
+    def test_how_listening_went_is_told_from_the_start_but_not_the_kernels_drops_where_they_are_not_known(self) -> None:
+        its = told(replace(empty(), statsd=StatsdVerdict(None, {}, {}, {}, StatsdTraffic())))
+        assert its["forewarn_statsd_packets_total"] == {("udp",): 0, ("tcp",): 0, ("unix",): 0}
+        assert its["forewarn_statsd_dropped_packets_total"] == {("queue",): 0, ("relay",): 0}
+        assert its["forewarn_statsd_rejected_total"] == {(reason.value,): 0 for reason in Rejection}
+        assert its["forewarn_statsd_ignored_total"] == {(reason.value,): 0 for reason in Ignored}
+        for name in ("samples", "folded", "relayed_packets"):
+            assert its[f"forewarn_statsd_{name}_total"] == {(): 0}
+        assert not {metric.name for metric in catalogue.STATSD_FACTS.values()} & its.keys()
+
+    def test_a_level_of_any_meaning_may_be_below_zero_and_one_of_a_queue_may_not(self) -> None:
+        levels: dict[StatsdFact, dict[tuple[str, ...], float]] = {
+            StatsdFact.OTHER_LEVEL: {("app.t", "(none)"): -40.5, ("app.u", "(none)"): math.nan},
+            StatsdFact.QUEUE_JOBS: {("q",): -3.0},
+        }
+        its = told(replace(empty(), statsd=StatsdVerdict(None, {}, {}, levels, StatsdTraffic())))
+        assert its["statsd_other_level"] == {("app.t", "(none)"): -40.5}
+        assert its["statsd_queue_jobs"] == {("q",): 0}
+
     @pytest.mark.parametrize("age", [math.nan, math.inf, -math.inf])
     def test_what_is_not_finite_is_not_known(self, age: float) -> None:
         busy = BusyVerdict({("q", "J"): BusyGroup(1, age, 0.5)}, None, {})
@@ -248,10 +283,6 @@ class TestPoints:
 
 def test_the_age_of_a_snapshot_is_never_negative() -> None:
     assert (snapshot_age(empty(taken_at=5.0), 7.5), snapshot_age(empty(taken_at=5.0), 4.0)) == (2.5, 0.0)
-
-
-def every_point(snapshot: Snapshot) -> list[Point]:
-    return [point for _, its in points(snapshot) for point in its]
 
 
 def exemplars_of(value: Value) -> tuple[tuple[int, Exemplar], ...]:

@@ -86,6 +86,16 @@ def test_wrong_settings_are_told_one_a_line_and_exit_2() -> None:
     assert "hunter2" not in ended.stderr
 
 
+def test_addresses_of_statsd_that_cannot_be_used_are_told_without_what_they_hold_and_exit_2() -> None:
+    ended = forewarn(
+        *("run", "--faktory.url", "tcp://h", "--statsd.listen", ":8125"),
+        *("--statsd.relay", "udp://:hunter2@h", "--statsd.push", "statsd://hunter2@h"),
+    )
+    assert ended.returncode == 2
+    assert [line.split(": ")[1] for line in ended.stderr.splitlines()] == ["--statsd.push", "--statsd.relay"]
+    assert "hunter2" not in ended.stderr
+
+
 def test_an_unknown_flag_exits_2() -> None:
     ended = forewarn("run", "--faktory.ulr", "tcp://host")
     assert ended.returncode == 2

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,13 +19,18 @@ import pytest
 
 from exporter import __version__
 from exporter.catalogue import METRICS
-from exporter.model import AGE_BUCKETS, DURATION_BUCKETS, OTHER, Reason
+from exporter.model import AGE_BUCKETS, DURATION_BUCKETS, NONE, OTHER, Reason, Rejection
 from exporter.signals.connections import PEERS
+from exporter.statsd.receiver import MAX_CONNECTIONS
+from exporter.statsd.report import SECONDS_BOUNDS, VALUES_BOUNDS, Config
+from exporter.statsd.sockets import RECEIVE_BUFFER
+from tests import live_statsd
 from tests.forewarn import Forewarn, Scrape
 from tests.live_scenarios import Scenario, all_of, worker
+from tests.live_statsd import ENTERPRISE, ENTERPRISE_LINES, TOLD_COUNTS, TOLD_LEVELS, by_labels, check_told, inbox
 from tests.prometheus import Prometheus
 from tests.receiver import receiving, saying
-from tests.servers import StandInFaktory, WatchedServer, wait_until
+from tests.servers import StandInFaktory, WatchedServer, children, free_port, wait_until
 from tests.wire import Wire, new_jid
 
 COLLECTORS = {"health", "connection", "sockets", "redis", "throttles"}
@@ -273,7 +279,7 @@ def check_ages(scrape: Scrape) -> None:
     assert scrape.value("faktory_busy_job_age_seconds_gsum", queue="default") == pytest.approx(sum(ages))
 
 
-def bucket_counts(scrape: Scrape, name: str, **labels: str) -> dict[float, float]:
+def bucket_counts(scrape: Scrape, name: str, /, **labels: str) -> dict[float, float]:
     return {float(found["le"]): value for found, value in scrape.matching(f"{name}_bucket", **labels)}
 
 
@@ -561,6 +567,240 @@ async def held(wire: Wire, jobtype: str) -> str:
 
 def items(scrape: Scrape, signal: str, result: str) -> float | None:
     return scrape.value("forewarn_otlp_items_total", signal=signal, result=result)
+
+
+OTHERS = (
+    b"app.orders:3|c|#b:2,a:1\napp.orders:2|c|@0.5|#a:1,b:2",
+    b"app.level:7|g\napp.level:+2.5|g",
+    b"app.wait:250|ms|#a:1\napp.size:50:7e9|h\napp.size:0.5|d",
+    b"app.users:eve|s\napp.users:bob|s\napp.users:eve|s",
+    b"faktory.jobs.Send.count:1|c\nfaktory.jobs.Send.perform:4|ms",
+    b"_e{5,4}:title|text\n_sc|Redis connection|2\n_sc|Redis connection|0",
+)
+"""What is not Faktory's, or is under a deprecated name: 13 values among the lines, an event and two checks."""
+
+WRONG = (
+    (b":1|c", b"\x00:1|c"),
+    (b"app:1|x",),
+    (b"app:1:NaN:-1|c",),
+    (b"app:1|c|@2", b"app:1|c|@0"),
+    (b"app:1|c|what",),
+    (b"app:1|c|#a:\xff", b"\xff:1|c"),
+    (b"app:1|c|#" + b"t" * 5000,),
+    (b"_e{9,9}:title|text",),
+)
+"""Lines that cannot be counted, in the order of the reasons; in the third the first value can."""
+
+
+@proves(
+    "faktory_statsd_last_packet_age_seconds",
+    *TOLD_LEVELS,
+    *(name for name in TOLD_COUNTS if name.endswith("_total")),
+    "faktory_job_execution_seconds",
+    "faktory_statsd_other_total",
+    "faktory_statsd_other_level",
+    "faktory_statsd_other_seconds",
+    "faktory_statsd_other_values",
+    "faktory_statsd_other_distinct",
+    "forewarn_statsd_packets_total",
+    "forewarn_statsd_samples_total",
+    "forewarn_statsd_rejected_total",
+    "forewarn_statsd_ignored_total",
+)
+async def heard_by_statsd(server: WatchedServer) -> None:
+    """What Faktory Enterprise tells, and others with it: two Forewarns hear it, one of which keeps all."""
+    await server.start()
+    ports, path = (free_port(), free_port()), server.folder / "statsd.sock"
+    arguments = [f"--statsd.listen=127.0.0.1:{ports[0]}", f"--statsd.listen-unix={path}", "--statsd.keep=all"]
+    async with (
+        Forewarn(server, arguments=arguments) as forewarn,
+        Forewarn(server, arguments=[f"--statsd.listen=127.0.0.1:{ports[1]}"]) as strict,
+    ):
+        scrape = await forewarn.scrape()
+        assert scrape.value("faktory_statsd_last_packet_age_seconds") is None
+        assert by_labels(scrape, "forewarn_statsd_rejected_total") == {(it.value,): 0 for it in Rejection}
+        for port in ports:
+            live_statsd.send_udp(port, *ENTERPRISE, *OTHERS)
+        wrong = [line for lines in WRONG for line in lines]
+        live_statsd.send_tcp(ports[0], b"".join(line + b"\n" for line in wrong))
+        live_statsd.send_unix(path, b"app.orders:1|c|#a:1,b:2", b"app.debt:-1|g")
+        sent_at = time.time()
+        samples = ENTERPRISE_LINES + 13 + 2 + 1
+        scrape = await told(
+            forewarn,
+            lambda it: (
+                it.value("forewarn_statsd_samples_total") == samples
+                and it.value("forewarn_statsd_packets_total", transport="tcp") == len(wrong)
+            ),
+            10,
+            "all that was sent",
+        )
+        polled = time.time() - (scrape.value("forewarn_snapshot_age_seconds") or 0)
+        age = scrape.value("faktory_statsd_last_packet_age_seconds")
+        assert age is not None
+        assert polled - sent_at - POLL - NOISE <= age <= polled - sent_at + NOISE
+        check_told(scrape, 1)
+        assert by_labels(scrape, "forewarn_statsd_packets_total") == {
+            ("udp",): len(ENTERPRISE) + len(OTHERS),
+            ("tcp",): len(wrong),
+            ("unix",): 2,
+        }
+        reasons = [it.value for it in Rejection if it is not Rejection.SERIES]
+        assert by_labels(scrape, "forewarn_statsd_rejected_total") == {
+            **{(reason,): len(lines) for reason, lines in zip(reasons, WRONG, strict=True)},
+            ("value",): 2,
+            ("series",): 0,
+        }
+        assert by_labels(scrape, "faktory_statsd_other_total") == {("app.orders", "a:1,b:2"): 8, ("app", NONE): 1}
+        assert by_labels(scrape, "faktory_statsd_other_level") == {("app.level", NONE): 9.5, ("app.debt", NONE): -1}
+        assert by_labels(scrape, "faktory_statsd_other_distinct") == {("app.users", NONE): 2}
+        wait = bucket_counts(scrape, "faktory_statsd_other_seconds", name="app.wait", tags="a:1")
+        assert wait == {bound: float(bound >= 0.25) for bound in (*SECONDS_BOUNDS, float("inf"))}
+        assert scrape.value("faktory_statsd_other_seconds_sum", name="app.wait") == 0.25
+        sizes = bucket_counts(scrape, "faktory_statsd_other_values", name="app.size", tags=NONE)
+        assert sizes == {
+            bound: float(sum(size <= bound for size in (0.5, 50, 7e9))) for bound in (*VALUES_BOUNDS, float("inf"))
+        }
+        assert scrape.value("faktory_statsd_other_values_sum", name="app.size") == 7e9 + 50.5
+
+        names_kept = {("unknown",): 0.0, ("deprecated",): 2.0, ("event",): 1.0, ("check",): 2.0}
+        assert by_labels(scrape, "forewarn_statsd_ignored_total") == names_kept
+        scrape = await told(
+            strict, lambda it: it.value("forewarn_statsd_samples_total") == samples - 3, 10, "all that was sent"
+        )
+        check_told(scrape, 1)
+        assert by_labels(scrape, "forewarn_statsd_ignored_total") == names_kept | {("unknown",): 6}
+        assert scrape.value("faktory_statsd_other_total") is None
+
+
+MAX_SERIES = Config().max_series
+SERIES = MAX_SERIES * 6 // 5
+
+
+@proves(
+    "forewarn_statsd_folded_total",
+    "forewarn_statsd_dropped_packets_total",
+    "forewarn_statsd_relayed_packets_total",
+)
+async def lost_by_statsd(server: WatchedServer) -> None:
+    """More series than are held, more packets than fit, more connections than are taken, and a relay to nobody."""
+    await server.start()
+    port = free_port()
+    with inbox() as behind:
+        arguments = [f"--statsd.listen=127.0.0.1:{port}", f"--statsd.relay=udp://127.0.0.1:{behind.port}"]
+        async with Forewarn(server, interval="3s", arguments=[*arguments, "--statsd.keep=all"]) as forewarn:
+            live_statsd.send_udp(port, *ENTERPRISE)
+            await forewarn.wait_for("forewarn_statsd_relayed_packets_total", len(ENTERPRISE), 15)
+            assert behind.packets == list(ENTERPRISE)
+            behind.stop()
+            live_statsd.send_udp(port, *ENTERPRISE)
+            scrape = await told(
+                forewarn,
+                lambda it: by_labels(it, "forewarn_statsd_dropped_packets_total")[("relay",)] == len(ENTERPRISE),
+                15,
+                "packets that nobody took",
+            )
+            assert scrape.value("forewarn_statsd_relayed_packets_total") == len(ENTERPRISE)
+            behind.start()
+
+            await told(forewarn, lambda it: (it.value("forewarn_snapshot_age_seconds") or 9) < 0.5, 15, "a poll ended")
+            many = b"".join(b"app.many:1|c|#n:%d\n" % number for number in range(SERIES))
+            await asyncio.to_thread(live_statsd.send_tcp, port, many)
+            kept = MAX_SERIES - MAX_SERIES // 10
+            scrape = await told(
+                forewarn,
+                lambda it: it.value("forewarn_statsd_packets_total", transport="tcp") == SERIES,
+                15,
+                "more series than are held",
+            )
+            assert scrape.value("forewarn_statsd_folded_total") == SERIES - kept
+            assert scrape.total("faktory_statsd_other_total", name="app.many") == SERIES
+
+            turned_away = 4
+            crowd = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(MAX_CONNECTIONS)]
+            crowd += [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(turned_away)]
+            scrape = await told(
+                forewarn,
+                lambda it: it.value("forewarn_statsd_dropped_packets_total", at="queue") == turned_away,
+                15,
+                "connections that were turned away",
+            )
+            for connection in crowd:
+                connection.close()
+
+            (receiver,) = children(forewarn.pid)
+            before = scrape.value("forewarn_statsd_packets_total", transport="udp") or 0
+            sent = 2 * RECEIVE_BUFFER // 512
+            os.kill(receiver, signal.SIGSTOP)
+            try:
+                await asyncio.to_thread(live_statsd.send_udp, port, *[b"app.full:1|c"] * sent)
+            finally:
+                os.kill(receiver, signal.SIGCONT)
+            scrape = await told(
+                forewarn,
+                lambda it: (
+                    (it.value("forewarn_statsd_packets_total", transport="udp") or 0) > before
+                    and (it.value("forewarn_statsd_dropped_packets_total", at="kernel") or 0) > 0
+                ),
+                15,
+                "packets that found the buffer full",
+            )
+            taken = (scrape.value("forewarn_statsd_packets_total", transport="udp") or 0) - before
+            assert taken + (scrape.value("forewarn_statsd_dropped_packets_total", at="kernel") or 0) == sent
+            assert scrape.total("faktory_statsd_other_total", name="app.full") == taken
+
+
+@proves("forewarn_statsd_pushed_lines_total", "forewarn_statsd_push_failures_total")
+async def pushed_by_statsd(server: WatchedServer) -> None:
+    """A job type of such a name that no line of it fits into a packet, and a StatsD server that goes away."""
+    await server.start()
+    long_name = "😀" * 128
+    async with await Wire.connect(server.url, "worker-1") as busy:
+        await held(busy, long_name)
+        await _pushed_by_statsd(server, long_name)
+
+
+async def _pushed_by_statsd(server: WatchedServer, long_name: str) -> None:
+    with inbox() as there:
+        arguments = [f"--statsd.push=statsd://127.0.0.1:{there.port}", "--statsd.interval=1s"]
+        async with Forewarn(server, arguments=arguments) as forewarn:
+
+            async def agreed() -> Scrape | None:
+                """Return a scrape between two flushes that tells what came."""
+                before, scrape = there.lines, await forewarn.scrape()
+                told_lines = pushed_lines(scrape)
+                return scrape if before and told_lines[("sent",)] == before == there.lines else None
+
+            scrape = await wait_until(agreed, 20, what="as many lines were sent as came")
+            left_out = pushed_lines(scrape)[("left_out",)]
+            in_each_flush = sum(("jobtype", long_name) in labels for _, labels in scrape.samples)
+            assert in_each_flush > 0
+            assert left_out > 0
+            assert left_out % in_each_flush == 0
+            assert pushed_lines(scrape)[("refused",)] == 0
+            failures = by_labels(scrape, "forewarn_statsd_push_failures_total")
+            assert failures == {(reason.value,): 0 for reason in Reason}
+
+            there.stop()
+            scrape = await told(
+                forewarn,
+                lambda it: (it.value("forewarn_statsd_push_failures_total", reason="unreachable") or 0) >= 2,
+                20,
+                "two flushes failed",
+            )
+            assert pushed_lines(scrape)[("refused",)] > 0
+            failures = by_labels(scrape, "forewarn_statsd_push_failures_total")
+            assert {reason for reason, count in failures.items() if count} == {("unreachable",)}
+            came = there.lines
+            there.start()
+            await wait_until(lambda: there.lines > came, 20, what="lines come again")
+            scrape = await wait_until(agreed, 20, what="again as many lines were sent as came")
+            ended = by_labels(scrape, "forewarn_statsd_push_failures_total")
+            assert sum(ended.values()) == ended[("unreachable",)]
+
+
+def pushed_lines(scrape: Scrape) -> dict[tuple[str, ...], float]:
+    return by_labels(scrape, "forewarn_statsd_pushed_lines_total")
 
 
 # --- tests ----------------------------------------------------------------------------------------------------------

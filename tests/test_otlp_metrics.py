@@ -432,6 +432,11 @@ class TestStarts:
         (point,) = (await life.push(durations(a=5)))["faktory_job_duration_seconds"]
         assert point.start_time_unix_nano == last
 
+    async def test_what_was_told_by_statsd_was_counted_since_the_process_started(self) -> None:
+        found = await Life().push(full())
+        for name in ("faktory_job_executions_total", "faktory_statsd_other_total", "forewarn_statsd_samples_total"):
+            assert {point.start_time_unix_nano for point in found[name]} == {PROCESS_START}
+
     async def test_a_first_point_that_was_not_taken_is_followed_by_a_first_point(self) -> None:
         life = Life()
         await life.push(commands(100), SENT, AGAIN)
@@ -466,6 +471,8 @@ class TestPushing:
             "forewarn_otlp_items_total",
             "forewarn_otlp_failures_total",
             "forewarn_otlp_waiting_spans",
+            "forewarn_statsd_pushed_lines_total",
+            "forewarn_statsd_push_failures_total",
         }
         (age,) = found["forewarn_snapshot_age_seconds"]
         assert number(age) == 7

@@ -66,7 +66,13 @@ def read_back(families: Iterable[Family]) -> Samples:
 
 
 def of_snapshots(samples: Samples) -> Samples:
-    mine = ("process_", "forewarn_snapshot_age_seconds", "forewarn_build_info", "forewarn_otlp_")
+    mine = (
+        "process_",
+        "forewarn_snapshot_age_seconds",
+        "forewarn_build_info",
+        "forewarn_otlp_",
+        "forewarn_statsd_push",
+    )
     return {key: value for key, value in samples.items() if not key[0].startswith(mine)}
 
 

@@ -469,12 +469,21 @@ WORKER_CASES = (
 PROCESSED = "faktory_jobs_processed_total"
 FAILED = "faktory_jobs_failed_total"
 DEAD = 'faktory_set_jobs{set="dead"}'
+EXECUTIONS = 'faktory_job_executions_total{queue="mail & news", jobtype="Mail::Welcome"}'
+FAILURES = 'faktory_job_failures_total{queue="mail & news", jobtype="Mail::Welcome"}'
 
 
 def _failing(share: str) -> str:
     return (
         f"{share} of the executions within 10m failed. Each comes back as a retry and takes the place of other work."
         " See which error they share: most often one dependency is away."
+    )
+
+
+def _type_failing(share: str) -> str:
+    return (
+        f"{share} of their executions within 15m failed (queue mail & news). Each comes back as a retry until it has"
+        " none left. See which error they share, and what was last deployed of them."
     )
 
 
@@ -506,6 +515,36 @@ ERROR_CASES = (
             "just enough are executed": {PROCESSED: "0+2.5", FAILED: "0 | 2.5+2.5 | 50"},
             "the counters went back to 0 a while ago": {PROCESSED: "7000+20x4m 0+20", FAILED: "900x4m 0 | 20+20 | 400"},
         },
+    ),
+    Case(
+        alert="FaktoryJobTypeFailing",
+        labels=SERVER | {"queue": "mail & news", "jobtype": "Mail::Welcome", "severity": "warning"},
+        series={EXECUTIONS: "0+4", FAILURES: "0 | 4+4 | 160"},
+        breach="20m",
+        noticed="27m30s",  # 16 of the 30 steps in the window are more than a half
+        cure="40m",
+        cleared="47m",  # 15 of the 30
+        pending="5m",
+        keep_firing_for="10m",
+        summary="Most Mail::Welcome jobs fail on Faktory orders.",
+        description=_type_failing("86.67%"),
+        last_description=_type_failing("53.33%"),
+        runbook_url=f"{RUNBOOKS}/FaktoryJobTypeFailing.md",
+        dashboard_url=f"{DASHBOARDS}/faktory-queues?viewPanel=9{HERE}"
+        "&var-queue=mail+%26+news&var-jobtype=Mail%3A%3AWelcome",
+        just_below={FAILURES: "0 | 2+2 | 80"},
+        guards={
+            "nothing listens for it": {EXECUTIONS: None, FAILURES: None},
+            "too few are executed": {EXECUTIONS: "0+0.65", FAILURES: "0 | 0.65+0.65 | 26"},
+            "none is executed": {EXECUTIONS: "1000", FAILURES: "800"},
+            "the counters go back to 0": {EXECUTIONS: "9000+4 | 0+4", FAILURES: "8000 | 0"},
+            "it is unknown how many failed": {FAILURES: None},
+            "those of another queue fail": {
+                FAILURES: "0",
+                'faktory_job_failures_total{queue="slow", jobtype="Mail::Welcome"}': "0 | 4+4 | 160",
+            },
+        },
+        holds={"hardly enough are executed": {EXECUTIONS: "0+0.75", FAILURES: "0 | 0.75+0.75 | 30"}},
     ),
     Case(
         alert="FaktoryDeadJobsGrowing",

@@ -164,6 +164,10 @@ AVAILABILITY: Final = (
     ),
 )
 
+SILENCE: Final = "faktory_statsd_last_packet_age_seconds"
+LISTENING: Final = 'forewarn_collector_up{collector="statsd"}'
+ROUND_TRIP: Final = "faktory_redis_round_trip_seconds"
+
 SATURATION: Final = (
     Case(
         alert="FaktoryConnectionsNearLimit",
@@ -304,6 +308,79 @@ SATURATION: Final = (
         },
     ),
     Case(
+        alert="FaktoryStatsdSilentNearLimit",
+        labels=SERVER | {"severity": "critical"},
+        series={
+            SILENCE: "5 | 91+30 | 5",
+            "faktory_up": "1",
+            LISTENING: "1",
+            "faktory_connections": "500 | 1601",
+            "faktory_connections_limit": "2000",
+        },
+        breach="15m",
+        cure="22m",
+        pending="2m",
+        keep_firing_for="5m",
+        summary="Faktory orders is near its connection limit and has fallen silent.",
+        description="It has told nothing by StatsD for 3m 31s, and its connections were near the limit within 10m: most"
+        " likely its clients hold every way to its own Redis. Pushes and fetches hang or fail next. Close what leaks"
+        " connections, at once.",
+        last_description="It has told nothing by StatsD for 8m 1s, and its connections were near the limit within 10m:"
+        " most likely its clients hold every way to its own Redis. Pushes and fetches hang or fail next. Close what"
+        " leaks connections, at once.",
+        runbook_url=RUNBOOKS + "FaktoryStatsdSilentNearLimit.md",
+        dashboard_url=GRAFANA + "faktory-workers?viewPanel=10" + OF_SERVER,
+        just_below={SILENCE: "90"},
+        guards={
+            "it was never heard": {SILENCE: None},
+            "nothing listens for it": {SILENCE: None, LISTENING: None},
+            "the server is down": {"faktory_up": "1 | 0 | 1"},
+            "there are connections left": {"faktory_connections": "500 | 1600"},
+            "the limit is unknown": {"faktory_connections_limit": None},
+            "it is another server that is near its limit": {
+                "faktory_connections": "500",
+                'faktory_connections{server="mail"}': "500 | 1601",
+                'faktory_connections_limit{server="mail"}': "2000",
+            },
+            "it was near the limit long before": {"faktory_connections": "1601 500 | 500"},
+        },
+        holds={
+            "clients give up and connections fall": {"faktory_connections": "500 | 1601x1m 500"},
+            "a scrape is missed": {SILENCE: "5 | 91+30x6 stale 301+30 | 5"},
+            "a part of Forewarn's listening fails": {LISTENING: "0"},
+        },
+    ),
+    Case(
+        alert="FaktoryStatsdSilent",
+        labels=SERVER | {"severity": "warning"},
+        series={SILENCE: "5 | 91+30 | 5", "faktory_up": "1", LISTENING: "1"},
+        breach="5m",
+        cure="15m",
+        pending="5m",
+        keep_firing_for="5m",
+        summary="Faktory orders is up, but tells nothing more by StatsD.",
+        description="Its last packet came 6m 31s ago; Enterprise sends some every 30 seconds. Either it no longer"
+        " reaches its Redis, or its packets no longer reach Forewarn: then nothing is told of failures by job type. See"
+        " first whether pushes and fetches work.",
+        last_description="Its last packet came 11m 1s ago; Enterprise sends some every 30 seconds. Either it no longer"
+        " reaches its Redis, or its packets no longer reach Forewarn: then nothing is told of failures by job type. See"
+        " first whether pushes and fetches work.",
+        runbook_url=RUNBOOKS + "FaktoryStatsdSilent.md",
+        dashboard_url=GRAFANA + "faktory-workers?viewPanel=10" + OF_SERVER,
+        just_below={SILENCE: "90"},
+        guards={
+            "it was never heard": {SILENCE: None},
+            "nothing listens for it": {SILENCE: None, LISTENING: None},
+            "Forewarn does not hear": {LISTENING: "1 | 0 | 1"},
+            "the server is down": {"faktory_up": "1 | 0 | 1"},
+            "whether the server is up is unknown": {"faktory_up": None},
+        },
+        holds={
+            "a scrape is missed": {SILENCE: "5 | 91+30x12 stale 481+30 | 5"},
+            "whether Forewarn hears is unknown": {LISTENING: None},
+        },
+    ),
+    Case(
         alert="FaktoryThrottleSaturated",
         labels=SERVER | {"severity": "warning", "queue": "mail & news", "scope": "cluster"},
         series={
@@ -410,7 +487,41 @@ SATURATION: Final = (
             },
         },
     ),
+    Case(
+        alert="FaktoryRedisRoundTripHigh",
+        labels=SERVER | {"severity": "warning"},
+        series={ROUND_TRIP: "0.0005 | 0.051 | 0.0005"},
+        breach="5m",
+        cure="15m",
+        pending="5m",
+        keep_firing_for="10m",
+        summary="Faktory orders waits long for its Redis.",
+        description="An answer of Redis takes 51ms, as Faktory itself measures it, again and again. Every push and"
+        " fetch waits for several. Either Redis is slow, or too many connections want it at once: compare with how long"
+        " Forewarn takes to read it.",
+        runbook_url=RUNBOOKS + "FaktoryRedisRoundTripHigh.md",
+        dashboard_url=GRAFANA + "faktory-overview?viewPanel=9" + OF_SERVER,
+        just_below={ROUND_TRIP: "0.05"},
+        guards={"it is not told": {ROUND_TRIP: None}, "it becomes unknown": {ROUND_TRIP: "0.0005 | stale | 0.0005"}},
+        holds={"one answer is quick": {ROUND_TRIP: "0.0005 | 0.051x6m 0.0005 0.051 | 0.0005"}},
+    ),
 )
+
+UNREAD: Final = 'forewarn_statsd_dropped_packets_total{at="kernel"}'
+UNRELAYED: Final = 'forewarn_statsd_dropped_packets_total{at="relay"}'
+REJECTED: Final = 'forewarn_statsd_rejected_total{reason="type"}'
+PACKETS: Final = 'forewarn_statsd_packets_total{transport="udp"}'
+SAMPLES: Final = "forewarn_statsd_samples_total"
+RELAYED: Final = "forewarn_statsd_relayed_packets_total"
+REFUSED: Final = 'forewarn_statsd_push_failures_total{reason="refused"}'
+
+
+def _unread(share: str) -> str:
+    return (
+        f"{share} of the packets within 5m found the buffer full. What is counted from them is too low. See how many"
+        " come each second, whether Forewarn gets processor time, and how large a socket's buffer may be."
+    )
+
 
 META: Final = (
     Case(
@@ -578,6 +689,172 @@ META: Final = (
         },
         holds={
             "the number goes up and down": {'forewarn_label_values{label="queue"}': "150 | 201x16m 190x5m 1201 | 150"}
+        },
+    ),
+    Case(
+        alert="ForewarnStatsdLost",
+        labels=SERVER | {"severity": "warning", "lost": "unread"},
+        series={
+            UNREAD: "5 | 9+4 | 165",
+            'forewarn_statsd_dropped_packets_total{at="queue"}': "0",
+            UNRELAYED: "0",
+            PACKETS: "0+99",
+            'forewarn_statsd_packets_total{transport="tcp"}': "0+99",
+        },
+        breach="10m",
+        noticed="12m30s",  # 6 of the 10 steps in the window are more than 1 %
+        cure="30m",
+        cleared="32m",  # 5 of the 10
+        pending="10m",
+        keep_firing_for="10m",
+        summary="Forewarn at 10.0.0.5:9386 loses StatsD packets of orders unread.",
+        description=_unread("1.98%"),
+        last_description=_unread("1.198%"),
+        runbook_url=RUNBOOKS + "ForewarnStatsdLost.md",
+        dashboard_url=GRAFANA + "forewarn?viewPanel=6" + OF_SERVER,
+        just_below={UNREAD: "5 | 7+2 | 85"},
+        guards={
+            "nothing listens for it": dict.fromkeys(
+                [
+                    UNREAD,
+                    UNRELAYED,
+                    PACKETS,
+                    'forewarn_statsd_dropped_packets_total{at="queue"}',
+                    'forewarn_statsd_packets_total{transport="tcp"}',
+                ]
+            ),
+            "whether packets are lost is unknown": {
+                UNREAD: None,
+                'forewarn_statsd_dropped_packets_total{at="queue"}': None,
+            },
+            "only a few are lost": {
+                UNREAD: "5 | 6+0.9 | 41.1",
+                PACKETS: "0+10",
+                'forewarn_statsd_packets_total{transport="tcp"}': "0",
+            },
+            "they are lost when they are passed on": {
+                UNREAD: "5",
+                UNRELAYED: "5 | 9+4 | 165",
+                RELAYED: "0+9999",
+            },
+            "Forewarn has restarted and counts anew": {UNREAD: "1600 | 0"},
+        },
+        holds={
+            "in the queue": {UNREAD: "5", 'forewarn_statsd_dropped_packets_total{at="queue"}': "5 | 9+4 | 165"},
+            "what the kernel loses is unknown": {
+                UNREAD: None,
+                'forewarn_statsd_dropped_packets_total{at="queue"}': "5 | 9+4 | 165",
+            },
+            "a scrape is missed": {UNREAD: "5 | 9+4x30 stale 133+4 | 165"},
+        },
+    ),
+    Case(
+        alert="ForewarnStatsdLost",
+        when="all of them",
+        labels=SERVER | {"severity": "warning", "lost": "unread"},
+        series={UNREAD: "5 | 6+1 | 45", PACKETS: "700"},
+        breach="10m",
+        noticed="14m30s",  # 10 within the window
+        cure="30m",
+        pending="10m",
+        keep_firing_for="10m",
+        summary="Forewarn at 10.0.0.5:9386 loses StatsD packets of orders unread.",
+        description=_unread("100%"),
+        runbook_url=RUNBOOKS + "ForewarnStatsdLost.md",
+        dashboard_url=GRAFANA + "forewarn?viewPanel=6" + OF_SERVER,
+        just_below={UNREAD: "5 | 5.9+0.9 | 41"},
+        guards={"none came": {UNREAD: "5"}},
+    ),
+    Case(
+        alert="ForewarnStatsdLost",
+        labels=SERVER | {"severity": "warning", "lost": "rejected"},
+        series={
+            REJECTED: "5 | 7+2 | 85",
+            'forewarn_statsd_rejected_total{reason="value"}': "5 | 7+2 | 85",
+            SAMPLES: "0+198",
+            PACKETS: "0+1",
+        },
+        breach="10m",
+        noticed="12m30s",
+        cure="30m",
+        cleared="32m",
+        pending="10m",
+        keep_firing_for="10m",
+        summary="Forewarn at 10.0.0.5:9386 does not understand the StatsD of orders.",
+        description="1.98% of the values within 5m could not be counted. forewarn_statsd_rejected_total tells why. See"
+        " who else sends to this port, and what was last deployed there.",
+        last_description="1.198% of the values within 5m could not be counted. forewarn_statsd_rejected_total tells"
+        " why. See who else sends to this port, and what was last deployed there.",
+        runbook_url=RUNBOOKS + "ForewarnStatsdLost.md",
+        dashboard_url=GRAFANA + "forewarn?viewPanel=6" + OF_SERVER,
+        just_below={REJECTED: "5"},
+        guards={
+            "only a few are rejected": {
+                REJECTED: "5 | 5.9+0.9 | 41",
+                'forewarn_statsd_rejected_total{reason="value"}': "5",
+                SAMPLES: "0+10",
+            },
+            "they are ignored": {
+                REJECTED: "5",
+                'forewarn_statsd_rejected_total{reason="value"}': "5",
+                'forewarn_statsd_ignored_total{reason="unknown"}': "5 | 9+4 | 165",
+            },
+        },
+    ),
+    Case(
+        alert="ForewarnStatsdLost",
+        labels=SERVER | {"severity": "warning", "lost": "unrelayed"},
+        series={UNRELAYED: "5 | 9+4 | 165", RELAYED: "0+198", UNREAD: "0", PACKETS: "0+1"},
+        breach="10m",
+        noticed="12m30s",
+        cure="30m",
+        cleared="32m",
+        pending="10m",
+        keep_firing_for="10m",
+        summary="Forewarn at 10.0.0.5:9386 cannot pass the StatsD of orders on.",
+        description="1.98% of what was to be passed on within 5m was not taken. Forewarn has counted it, the StatsD"
+        " server behind it has not. See whether that one runs and whether statsd_relay still names it.",
+        last_description="1.198% of what was to be passed on within 5m was not taken. Forewarn has counted it, the"
+        " StatsD server behind it has not. See whether that one runs and whether statsd_relay still names it.",
+        runbook_url=RUNBOOKS + "ForewarnStatsdLost.md",
+        dashboard_url=GRAFANA + "forewarn?viewPanel=6" + OF_SERVER,
+        just_below={UNRELAYED: "5 | 7+2 | 85"},
+        guards={
+            "nothing is passed on": {UNRELAYED: "0", RELAYED: "0"},
+            "only a few are lost": {UNRELAYED: "5 | 5.9+0.9 | 41", RELAYED: "0+10"},
+            "they are lost unread": {UNRELAYED: "5", UNREAD: "5 | 9+4 | 165"},
+        },
+    ),
+    Case(
+        alert="ForewarnStatsdPushFailing",
+        labels=PROCESS | {"severity": "warning"},
+        series={REFUSED: "4 | 5+1 | 64", 'forewarn_statsd_push_failures_total{reason="resolve"}': "2"},
+        breach="10m",
+        noticed="11m",  # the third one
+        cure="40m",
+        cleared="43m30s",  # two are left in the window
+        pending="15m",
+        keep_firing_for="10m",
+        summary="Forewarn at 10.0.0.5:9386 cannot push to its StatsD server.",
+        description="Flushes within 5m that did not get through whole: 10. What counters have gained is kept for the"
+        " next flush; gauges of that time are lost. See whether the StatsD server runs; Forewarn's log tells the"
+        " address and how to mend it.",
+        last_description="Flushes within 5m that did not get through whole: 3. What counters have gained is kept for"
+        " the next flush; gauges of that time are lost. See whether the StatsD server runs; Forewarn's log tells the"
+        " address and how to mend it.",
+        runbook_url=RUNBOOKS + "ForewarnStatsdPushFailing.md",
+        dashboard_url=GRAFANA + "forewarn?viewPanel=7" + OF_PROCESS,
+        just_below={REFUSED: "4 | 5x4m 6x4m 7x4m 8x4m 9x4m 10x4m 11x6m | 12"},
+        guards={
+            "nothing is pushed": {REFUSED: None, 'forewarn_statsd_push_failures_total{reason="resolve"}': None},
+            "Forewarn has restarted and counts anew": {REFUSED: "400 | 0"},
+        },
+        holds={
+            "for two reasons": {
+                REFUSED: "4 | 4.5+0.5 | 34",
+                'forewarn_statsd_push_failures_total{reason="resolve"}': "2 | 2.5+0.5 | 32",
+            },
+            "a scrape is missed": {REFUSED: "4 | 5+1x20m stale 46+1 | 64"},
         },
     ),
     Case(

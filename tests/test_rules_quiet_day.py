@@ -1,7 +1,9 @@
 """An ordinary day under ordinary load: of all alerts only those are told that it deserves.
 
 The day has a diurnal load with noise, jobs that fail now and then, a deploy that restarts all workers, one restart of
-Faktory and one of Forewarn, which then counts from 0. It begins with the first sample that Prometheus ever saw.
+Faktory and one of Forewarn, which then counts from 0. Faktory tells by StatsD too, which Forewarn passes on, and pushes
+its own; a flood and two restarts of other servers lose some of it. The day begins with the first sample that Prometheus
+ever saw.
 """
 
 from __future__ import annotations
@@ -27,6 +29,17 @@ OUTAGE = range(16 * HOUR - 20, 16 * HOUR + 25)
 FOREWARN_RESTART = 20 * HOUR
 """One scrape finds no Forewarn."""
 
+FLUSH = 30
+"""Seconds between two times at which Faktory tells its gauges by StatsD."""
+PER_FLUSH = 40
+"""Packets and values of each."""
+FLOOD = range(12 * HOUR, 12 * HOUR + 20)
+"""More packets come than fit into the socket's buffer."""
+RELAY_AWAY = range(13 * HOUR, 13 * HOUR + 240)
+"""Nobody takes the packets that are passed on."""
+PUSH_AWAY = range(14 * HOUR, 14 * HOUR + 240)
+"""Nobody takes the metrics that are pushed every 10 seconds."""
+
 WORKERS = 24
 PRODUCERS = 900
 WORKER_CONNECTIONS = 12
@@ -44,7 +57,7 @@ class Queue:
         self.busy: list[tuple[float, float]] = []
         """When each ends and has begun: a heap."""
         self.retries: list[float] = []
-        self.processed = self.failed = 0
+        self.processed = self.failed = self.told = self.told_failed = 0
         self.durations = [0] * (len(BOUNDS) + 1)
         self.next_push = 0.0
 
@@ -72,14 +85,17 @@ class Queue:
 
     def _end(self, now: int, seconds: float, *, failed: bool) -> None:
         self.processed += 1
+        self.told += 1
         self.durations[sum(bound < seconds for bound in BOUNDS)] += 1
         if failed:
             self.failed += 1
+            self.told_failed += 1
             heapq.heappush(self.retries, now + self.numbers.uniform(20, 60))
 
     def forget(self) -> None:
         """Begin to count anew what only Forewarn counts."""
         self.durations = [0] * (len(BOUNDS) + 1)
+        self.told = self.told_failed = 0
 
     def samples(self, now: int) -> Iterator[tuple[str, Sample]]:
         """Yield every series of this queue with its sample."""
@@ -99,6 +115,12 @@ class Queue:
             total += count
             yield f'faktory_job_duration_seconds_bucket{{{pair}, le="{bound}"}}', total if known else None
         yield f"faktory_job_duration_seconds_count{{{pair}}}", total if known else None
+
+    def told_samples(self) -> Iterator[tuple[str, Sample]]:
+        """Yield what is counted of it by StatsD, whether or not Faktory answers now."""
+        pair = f'queue="{self.name}", jobtype="{self.name}-job"'
+        yield f"faktory_job_executions_total{{{pair}}}", self.told or None
+        yield f"faktory_job_failures_total{{{pair}}}", self.told_failed or None
 
 
 def _day() -> dict[str, list[Sample]]:
@@ -124,6 +146,9 @@ def _day() -> dict[str, list[Sample]]:
         found = dict(_of_process(now))
         if now != FOREWARN_RESTART:
             found |= _of_server(now, numbers)
+            found |= _of_statsd(now, numbers)
+            for queue in queues:
+                found |= queue.told_samples()
             if now not in OUTAGE:
                 for queue in queues:
                     found |= queue.samples(now)
@@ -141,6 +166,9 @@ def _of_process(now: int) -> Iterator[tuple[str, Sample]]:
     alive = now != FOREWARN_RESTART
     yield "up", alive
     yield 'forewarn_build_info{version="1"}', 1 if alive else None
+    since = FOREWARN_RESTART if now >= FOREWARN_RESTART else 0
+    failed = _seconds_of(PUSH_AWAY, since, now) // 10
+    yield 'forewarn_statsd_push_failures_total{reason="refused"}', failed if alive else None
 
 
 def _of_server(now: int, numbers: random.Random) -> dict[str, Sample]:
@@ -174,6 +202,31 @@ def _of_server(now: int, numbers: random.Random) -> dict[str, Sample]:
     }
     found |= {f'faktory_peer_connections{{peer="10.1.0.{peer}"}}': connections // 8 for peer in range(8)}
     return found
+
+
+def _of_statsd(now: int, numbers: random.Random) -> dict[str, Sample]:
+    since = FOREWARN_RESTART if now >= FOREWARN_RESTART else 0
+    flushes = (now - since - _seconds_of(OUTAGE, since, now)) // FLUSH
+    silent = now - OUTAGE.start if OUTAGE.start <= now < OUTAGE.stop + FLUSH else now % FLUSH
+    floods, lost = _seconds_of(FLOOD, since, now), _seconds_of(RELAY_AWAY, since, now)
+    # A save of Redis takes two minutes of each hour.
+    trip = numbers.lognormvariate(-8, 0.5) if now % HOUR > 120 else 0.08
+    return {
+        'forewarn_collector_up{collector="statsd"}': 1,
+        "faktory_statsd_last_packet_age_seconds": silent + numbers.uniform(0, 5),
+        "faktory_redis_round_trip_seconds": None if now in OUTAGE else trip,
+        'forewarn_statsd_packets_total{transport="udp"}': flushes * PER_FLUSH + 10_000 * floods,
+        "forewarn_statsd_samples_total": flushes * PER_FLUSH + 10_000 * floods,
+        'forewarn_statsd_rejected_total{reason="type"}': flushes * PER_FLUSH // 500,
+        'forewarn_statsd_dropped_packets_total{at="kernel"}': 5_000 * floods,
+        'forewarn_statsd_dropped_packets_total{at="relay"}': lost * PER_FLUSH // FLUSH,
+        "forewarn_statsd_relayed_packets_total": flushes * PER_FLUSH + 10_000 * floods - lost * PER_FLUSH // FLUSH,
+    }
+
+
+def _seconds_of(times: range, since: int, now: int) -> int:
+    """Return how many seconds of ``times`` have passed between two times."""
+    return len(range(max(times.start, since), min(times.stop, now)))
 
 
 def _of_queues(now: int, queues: tuple[Queue, ...], numbers: random.Random) -> dict[str, Sample]:

@@ -22,6 +22,11 @@ BURN: Final = "queue:faktory_queue_latency:burnrate"
 USUAL: Final = "queue_jobtype:faktory_job_duration_seconds:p99"
 QUEUE_USUAL: Final = "queue:faktory_job_duration_seconds:p99"
 
+TYPE_FAILED: Final = "queue_jobtype:faktory_job_failures_per_execution:ratio_rate"
+UNREAD: Final = "server:forewarn_statsd_dropped_packets_per_packet:ratio_rate"
+REJECTED: Final = "server:forewarn_statsd_rejected_per_sample:ratio_rate"
+UNRELAYED: Final = "server:forewarn_statsd_dropped_packets_per_relayed:ratio_rate"
+
 VANISHED: Final = 'faktory_worker_crashes_total{reason="vanished"}'
 HUNG: Final = 'faktory_worker_crashes_total{reason="hung"}'
 MAIL: Final = 'queue="mail"'
@@ -394,7 +399,112 @@ HISTORY: Final = (
     ),
 )
 
-RECORDED: Final = (*CURRENT, *BURNT, *HISTORY)
+PACKETS: Final = "forewarn_statsd_packets_total"
+LOST: Final = "forewarn_statsd_dropped_packets_total"
+
+TOLD: Final = (
+    Recorded(
+        record=TYPE_FAILED,
+        what="one failure in four, and none of another type",
+        series={
+            f"faktory_job_failures_total{{{WELCOME}}}": "100+1",
+            f"faktory_job_executions_total{{{WELCOME}}}": "1000+4",
+            'faktory_job_failures_total{queue="mail", jobtype="Bye"}': "100",
+            'faktory_job_executions_total{queue="mail", jobtype="Bye"}': "1000+4",
+        },
+        after="30m",
+        values={WELCOME: 0.25, 'queue="mail", jobtype="Bye"': 0},
+    ),
+    Recorded(
+        record=TYPE_FAILED,
+        what="a type that was not executed",
+        series={
+            f"faktory_job_failures_total{{{WELCOME}}}": "100",
+            f"faktory_job_executions_total{{{WELCOME}}}": "1000",
+        },
+        after="30m",
+        values={},
+    ),
+    Recorded(
+        record=TYPE_FAILED,
+        what="a type that has never failed",
+        series={f"faktory_job_executions_total{{{WELCOME}}}": "1000+4"},
+        after="30m",
+        values={},
+    ),
+    Recorded(
+        record=UNREAD,
+        what="packets lost in two places, of two transports",
+        series={
+            f'{LOST}{{at="kernel"}}': "0+3",
+            f'{LOST}{{at="queue"}}': "0+2",
+            f'{LOST}{{at="relay"}}': "0+100",
+            f'{PACKETS}{{transport="udp"}}': "0+40",
+            f'{PACKETS}{{transport="unix"}}': "0+55",
+        },
+        after="10m",
+        values={"": 0.05},
+    ),
+    Recorded(
+        record=UNREAD,
+        what="what the kernel loses is not known",
+        series={f'{LOST}{{at="queue"}}': "0+5", f'{PACKETS}{{transport="udp"}}': "0+95"},
+        after="10m",
+        values={"": 0.05},
+    ),
+    Recorded(
+        record=UNREAD,
+        what="no packet comes",
+        series={f'{LOST}{{at="kernel"}}': "0", f'{PACKETS}{{transport="udp"}}': "7"},
+        after="10m",
+        values={},
+    ),
+    Recorded(
+        record=UNREAD,
+        what="no packet is read",
+        series={f'{LOST}{{at="kernel"}}': "0+5", f'{PACKETS}{{transport="udp"}}': "7"},
+        after="10m",
+        values={"": 1},
+    ),
+    Recorded(
+        record=REJECTED,
+        what="values rejected for two reasons",
+        series={
+            'forewarn_statsd_rejected_total{reason="value"}': "0+3",
+            'forewarn_statsd_rejected_total{reason="type"}': "0+2",
+            "forewarn_statsd_samples_total": "0+95",
+        },
+        after="10m",
+        values={"": 0.05},
+    ),
+    Recorded(
+        record=REJECTED,
+        what="no value comes",
+        series={'forewarn_statsd_rejected_total{reason="value"}': "3", "forewarn_statsd_samples_total": "95"},
+        after="10m",
+        values={},
+    ),
+    Recorded(
+        record=UNRELAYED,
+        what="packets lost when they are passed on",
+        series={
+            f'{LOST}{{at="relay"}}': "0+5",
+            f'{LOST}{{at="kernel"}}': "0+100",
+            "forewarn_statsd_relayed_packets_total": "0+95",
+        },
+        after="10m",
+        values={"": 0.05},
+    ),
+    Recorded(
+        record=UNRELAYED,
+        what="nothing is to be passed on",
+        series={f'{LOST}{{at="relay"}}': "0", "forewarn_statsd_relayed_packets_total": "0"},
+        after="10m",
+        values={},
+    ),
+)
+
+RECORDED: Final = (*CURRENT, *TOLD, *BURNT, *HISTORY)
 
 OBJECTIVES: Final = """
 [[objectives]]

@@ -400,8 +400,11 @@ def test_a_critical_level_below_the_warning_is_told(file: Path) -> None:
         "FaktoryConnectionsNearLimit.critical_share",
         "FaktoryPeerHoldsConnections.peer_share",
         "FaktoryPeerHoldsConnections.used_share",
+        "FaktoryStatsdSilentNearLimit.used_share",
         "FaktoryRetryStorm.failed_share",
+        "FaktoryJobTypeFailing.failed_share",
         "FaktoryConnectionsFilling.used_share",
+        "ForewarnStatsdLost.share",
     ],
 )
 def test_a_share_that_nothing_is_above_is_told(file: Path, key: str) -> None:

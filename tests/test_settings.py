@@ -30,9 +30,12 @@ from exporter.settings import (
     ServerSettings,
     Settings,
     SettingsError,
+    StatsdListen,
+    StatsdTarget,
     load,
     parse_duration,
 )
+from exporter.statsd.address import UdpAddress
 from exporter.web.address import Address
 
 URL = "tcp://faktory.example:7419"
@@ -105,6 +108,13 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
         "traces.per-second": "10",
         "traces.poll-ratio": "1",
         "traces.traceparent": "parent",
+        "statsd.listen": "[::1]:8125",
+        "statsd.listen-unix": "/run/forewarn/statsd.sock",
+        "statsd.relay": "unix:///run/datadog/dsd.socket",
+        "statsd.namespace": "jobs.",
+        "statsd.keep": "all",
+        "statsd.push": "dogstatsd://agent.example",
+        "statsd.interval": "1m",
     }
     assert set(flags) == set(FLAGS)
     assert load(flags, {}) == Settings(
@@ -126,6 +136,13 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
                 redis_password=Secret("two"),
                 ca_file=tmp_path / "ca.pem",
                 redis_ca_file=tmp_path / "ca.pem",
+                statsd=StatsdListen(
+                    address=Address("::1", 8125),
+                    unix=Path("/run/forewarn/statsd.sock"),
+                    relay=Path("/run/datadog/dsd.socket"),
+                    namespace="jobs.",
+                    keep_all=True,
+                ),
             ),
         ),
         otlp_traces=OtlpTarget(
@@ -141,6 +158,8 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
         otlp_metrics_interval=30.0,
         traces=Choice(slow_seconds=2.5, ratio=0.5, per_second=10.0, parent=True),
         traces_poll_ratio=1.0,
+        statsd_push=StatsdTarget(tags=True, address=UdpAddress("agent.example", 8125)),
+        statsd_interval=60.0,
     )
 
 
@@ -170,6 +189,9 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
         per_second = 7.5
         poll_ratio = 0
         traceparent = "parent"
+        [statsd]
+        push = "statsd://10.0.0.9:9125"
+        interval = "30s"
         [[servers]]
         name = "mail"
         system = "faktory"
@@ -182,10 +204,16 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
         redis_password_file = "password"
         ca_file = "ca.pem"
         redis_ca_file = "ca.pem"
+        statsd_listen = ":8125"
+        statsd_listen_unix = "/run/forewarn/mail.sock"
+        statsd_relay = "udp://agent.example"
+        statsd_namespace = ""
+        statsd_keep = "known"
         [[servers]]
         name = "bulk"
         system = "faktory"
         url = "tcp://bulk.example:7419"
+        statsd_listen_unix = "/run/forewarn/bulk.sock"
         """,
     )
     assert load(flags, {}) == Settings(
@@ -207,8 +235,19 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
                 redis_password=Secret("one"),
                 ca_file=tmp_path / "ca.pem",
                 redis_ca_file=tmp_path / "ca.pem",
+                statsd=StatsdListen(
+                    address=Address(None, 8125),
+                    unix=Path("/run/forewarn/mail.sock"),
+                    relay=UdpAddress("agent.example", 8125),
+                    namespace="",
+                ),
             ),
-            ServerSettings(name="bulk", url=Secret("tcp://bulk.example:7419"), web_url="http://bulk.example:7420"),
+            ServerSettings(
+                name="bulk",
+                url=Secret("tcp://bulk.example:7419"),
+                web_url="http://bulk.example:7420",
+                statsd=StatsdListen(unix=Path("/run/forewarn/bulk.sock")),
+            ),
         ),
         otlp_traces=OtlpTarget(
             url="https://collector.example/otlp/v1/traces",
@@ -223,6 +262,8 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
         otlp_metrics_interval=300.0,
         traces=Choice(slow_seconds=0.0, ratio=0.25, per_second=7.5, parent=True),
         traces_poll_ratio=0.0,
+        statsd_push=StatsdTarget(tags=False, address=UdpAddress("10.0.0.9", 9125)),
+        statsd_interval=30.0,
     )
 
 
@@ -652,6 +693,211 @@ print(load({"faktory.url": "tcp://host", "otlp.endpoint": "http://host"}, {}).ot
     assert (ended.stdout, ended.stderr) == ("http://host/v1/traces\n", "")
 
 
+# --- StatsD ---------------------------------------------------------------------------------------------------------
+
+LISTEN: dict[str, str | None] = {"faktory.url": URL, "statsd.listen": "127.0.0.1:8125"}
+
+
+def test_nothing_is_listened_for_and_nothing_pushed_unless_it_is_set() -> None:
+    loaded = load({"faktory.url": URL, "statsd.interval": "30s"}, {})
+    assert (loaded.servers[0].statsd, loaded.statsd_push) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8125", Address("127.0.0.1", 8125)),
+        ("[::1]:8125", Address("::1", 8125)),
+        (":8125", Address(None, 8125)),
+        ("localhost:0", Address("localhost", 0)),
+    ],
+)
+def test_an_address_alone_is_enough_to_listen(text: str, address: Address) -> None:
+    expected = StatsdListen(address=address, unix=None, relay=None, namespace="faktory.", keep_all=False)
+    assert one_server({"faktory.url": URL, "statsd.listen": text}).statsd == expected
+
+
+def test_the_environment_sets_it_up() -> None:
+    environ = {
+        "FAKTORY_URL": URL,
+        "FOREWARN_STATSD_LISTEN": ":8125",
+        "FOREWARN_STATSD_LISTEN_UNIX": "/run/forewarn/statsd.sock",
+        "FOREWARN_STATSD_RELAY": "udp://agent.example",
+        "FOREWARN_STATSD_NAMESPACE": "jobs.",
+        "FOREWARN_STATSD_KEEP": "all",
+        "FOREWARN_STATSD_PUSH": "dogstatsd+unix:///run/datadog/dsd.socket",
+        "FOREWARN_STATSD_INTERVAL": "20s",
+    }
+    loaded = load({}, environ)
+    assert loaded.servers[0].statsd == StatsdListen(
+        address=Address(None, 8125),
+        unix=Path("/run/forewarn/statsd.sock"),
+        relay=UdpAddress("agent.example", 8125),
+        namespace="jobs.",
+        keep_all=True,
+    )
+    assert loaded.statsd_push == StatsdTarget(tags=True, address=Path("/run/datadog/dsd.socket"))
+    assert loaded.statsd_interval == 20.0
+
+
+def test_an_empty_flag_says_that_names_have_no_namespace_and_an_empty_variable_says_nothing() -> None:
+    by_flag = one_server(LISTEN | {"statsd.namespace": ""}).statsd
+    by_variable = one_server(LISTEN, {"FOREWARN_STATSD_NAMESPACE": ""}).statsd
+    assert by_flag is not None
+    assert by_variable is not None
+    assert (by_flag.namespace, by_variable.namespace) == ("", "faktory.")
+
+
+def test_what_kubernetes_sets_beside_a_service_named_forewarn_statsd_is_no_mistake() -> None:
+    links = {
+        "FOREWARN_STATSD_SERVICE_HOST": "10.0.0.1",
+        "FOREWARN_STATSD_SERVICE_PORT": "8125",
+        "FOREWARN_STATSD_PORT": "udp://10.0.0.1:8125",
+        "FOREWARN_STATSD_PORT_8125_UDP": "udp://10.0.0.1:8125",
+        "FOREWARN_STATSD_PORT_8125_UDP_PROTO": "udp",
+    }
+    assert load({"faktory.url": URL}, links).servers[0].statsd is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "told"),
+    [
+        ("statsd.listen", "8125", "'8125' is not an address; write ADDR:PORT with a port from 0 to 65535"),
+        ("statsd.listen", "localhost:65536", "'localhost:65536' is not an address; write ADDR:PORT"),
+        ("statsd.listen", "::1:8125", "'::1:8125' is not an address; write ADDR:PORT"),
+        ("statsd.listen", "host..example:8125", "'host..example:8125' is not an address; write ADDR:PORT"),
+        ("statsd.listen", "ho st:8125", "'ho st:8125' is not an address; write ADDR:PORT"),
+        ("statsd.listen", "[1:2]:8125", "'[1:2]:8125' is not an address; write ADDR:PORT"),
+        ("statsd.listen", "udp://:hunter2@localhost:8125", "it is a URL, but must be the address alone; write ADDR"),
+        ("statsd.listen", ":hunter2@localhost:8125", "it is a URL, but must be the address alone; write ADDR:PORT"),
+        ("statsd.listen-unix", "", "it is not an absolute path; write one such as /run/forewarn/statsd.sock"),
+        ("statsd.listen-unix", "statsd.sock", "it is not an absolute path; write one such as"),
+        ("statsd.listen-unix", "unix:///run/statsd.sock", "it is not an absolute path; write one such as"),
+        ("statsd.listen-unix", "/run/", "it is not the path of a socket; write one such as"),
+        ("statsd.listen-unix", "/run/\0", "it is not the path of a socket; write one such as"),
+        ("statsd.listen-unix", "/" + "x" * 107, "it is longer than the 107 bytes that the path of a socket may have"),
+        ("statsd.relay", "localhost:8125", "the URL begins with none of udp://, unix://; write udp://HOST:PORT or"),
+        ("statsd.relay", "udp://u:hunter2@host", "the URL carries a name or password, but StatsD knows none; write"),
+        ("statsd.namespace", "a|b", "no name can begin so; write at most 64 printable characters"),
+        ("statsd.namespace", "a:b", "no name can begin so; write at most 64 printable characters"),
+        ("statsd.namespace", "a b", "no name can begin so; write at most 64 printable characters"),
+        ("statsd.namespace", "a\n", "no name can begin so; write at most 64 printable characters"),
+        ("statsd.namespace", "x" * 65, "no name can begin so; write at most 64 printable characters"),
+        ("statsd.keep", "some", "'some' is not known; write one of known, all"),
+        ("statsd.push", "udp://host", "the URL begins with none of statsd://, dogstatsd://, dogstatsd+unix://"),
+        ("statsd.push", "statsd://u:hunter2@host", "the URL carries a name or password, but StatsD knows none"),
+        ("statsd.push", "statsd://host/hunter2", "the URL goes on after its port, with a path; write statsd://HOST"),
+        ("statsd.push", "statsd://host?hunter2", "the URL goes on with ? or #; write statsd://HOST:PORT"),
+        ("statsd.push", "statsd://host:hunter2", "the URL is malformed after its scheme; write statsd://HOST:PORT"),
+        ("statsd.interval", "999ms", "'999ms' is out of range; write a duration from 1s to 1h"),
+        ("statsd.interval", "61m", "'61m' is out of range; write a duration from 1s to 1h"),
+        ("statsd.interval", "10", "'10' is not a duration"),
+    ],
+)
+def test_a_wrong_setting_of_statsd_is_told_once_with_its_fix(flag: str, text: str, told: str) -> None:
+    shown = problems(LISTEN | {flag: text})
+    assert shown.startswith(f"--{flag}: {told}")
+    assert len(shown.splitlines()) == 1
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"), [("statsd.relay", "udp://host"), ("statsd.namespace", "jobs."), ("statsd.keep", "known")]
+)
+def test_what_concerns_listening_is_refused_where_nothing_is_listened_for(flag: str, text: str, tmp_path: Path) -> None:
+    assert problems({"faktory.url": URL, flag: text}) == (
+        f"--{flag}: nothing listens for the server's StatsD; set --statsd.listen or --statsd.listen-unix too"
+    )
+    key = flag.replace(".", "_")
+    file = file_with(tmp_path, f"{SERVER}{key} = '{text}'")
+    assert problems(file) == (
+        f"{file['config']}: [[servers]] number 1: {key}: nothing listens for the server's StatsD;"
+        " set statsd_listen or statsd_listen_unix too"
+    )
+
+
+def test_a_flag_of_statsd_beside_servers_of_the_file_tells_where_their_own_is_written(tmp_path: Path) -> None:
+    assert problems(file_with(tmp_path, SERVER) | {"statsd.listen": ":8125"}) == (
+        "--statsd.listen: the server 'faktory' has no url; set --faktory.url or FAKTORY_URL, for example to"
+        " tcp://localhost:7419, or, for another server, write statsd_listen into its [[servers]] in the file"
+    )
+
+
+BULK = SERVER.replace("mail", "bulk")
+
+
+@pytest.mark.parametrize(
+    ("key", "mail", "bulk", "another"),
+    [
+        ("statsd_listen", "127.0.0.1:8125", "127.0.0.1:8125", "port"),
+        ("statsd_listen", ":8125", "10.0.0.1:8125", "port"),
+        ("statsd_listen_unix", "/run/statsd.sock", "/run/./statsd.sock", "path"),
+    ],
+)
+def test_two_servers_cannot_be_listened_for_at_one_place(
+    key: str, mail: str, bulk: str, another: str, tmp_path: Path
+) -> None:
+    file = file_with(tmp_path, f"{SERVER}{key} = '{mail}'\n{BULK}{key} = '{bulk}'\n")
+    path = file["config"]
+    assert problems(file) == (
+        f"{path}: [[servers]] number 2: {key}: the StatsD of the server 'bulk' cannot be listened for where the StatsD"
+        f" of the server 'mail' is ({path}: [[servers]] number 1: {key}); choose another {another}"
+    )
+
+
+def test_two_servers_may_be_listened_for_at_two_places(tmp_path: Path) -> None:
+    text = f"{SERVER}statsd_listen = ':8125'\n{BULK}statsd_listen = ':8126'\nstatsd_listen_unix = '/run/bulk.sock'"
+    assert [each.statsd is None for each in load(file_with(tmp_path, text), {}).servers] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("flags", "web"),
+    [
+        ({"statsd.listen": "127.0.0.1:9386"}, "web.listen_address"),
+        ({"statsd.listen": ":80", "web.listen-address": "127.0.0.1:80"}, "--web.listen-address"),
+    ],
+)
+def test_the_port_of_the_metrics_cannot_be_listened_on(flags: dict[str, str | None], web: str) -> None:
+    assert problems({"faktory.url": URL} | flags) == (
+        "--statsd.listen: the StatsD of the server 'faktory' cannot be listened for where /metrics is"
+        f" ({web}); choose another port"
+    )
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:8125", ":8125", "localhost:8125"])
+def test_what_would_be_relayed_to_the_listener_itself_is_refused(listen: str) -> None:
+    flags = {"faktory.url": URL, "statsd.listen": listen}
+    assert problems(flags | {"statsd.relay": "udp://localhost"}) == (
+        "--statsd.relay: it leads to Forewarn itself, which listens there for the StatsD of the server 'faktory'"
+        " (--statsd.listen): packets would come round again; name another StatsD server"
+    )
+
+
+def test_what_would_be_relayed_to_the_listener_of_another_server_is_refused(tmp_path: Path) -> None:
+    file = file_with(
+        tmp_path,
+        f"{SERVER}statsd_listen = ':8125'\nstatsd_relay = 'unix:///run/bulk.sock'\n"
+        f"{BULK}statsd_listen_unix = '/run/bulk.sock'\n",
+    )
+    told = (
+        "number 1: statsd_relay: it leads to Forewarn itself, which listens there for the StatsD of the server 'bulk'"
+    )
+    assert told in problems(file)
+
+
+@pytest.mark.parametrize("push", ["statsd://localhost", "dogstatsd://127.0.0.1:8125"])
+def test_what_would_be_pushed_to_forewarns_own_listener_is_refused(push: str) -> None:
+    assert problems(LISTEN | {"statsd.push": push}) == (
+        "--statsd.push: it leads to Forewarn itself, which listens there for the StatsD of the server 'faktory'"
+        " (--statsd.listen): Forewarn would only hear its own numbers; name another StatsD server"
+    )
+
+
+def test_one_agent_may_be_relayed_and_pushed_to() -> None:
+    agent = {"statsd.relay": "udp://agent.example", "statsd.push": "dogstatsd://agent.example"}
+    assert load(LISTEN | agent, {}).statsd_push is not None
+
+
 # --- passwords ------------------------------------------------------------------------------------------------------
 
 
@@ -708,6 +954,10 @@ def test_no_secret_is_ever_shown(secret: str, mistake: str, tmp_path: Path) -> N
         ({}, {"FAKTORY_PROVIDER": url}),
         ({}, {"FAKTORY_PROVIDER": "ADDON", "ADDON": url}),
         ({"faktory.url": URL, "otlp.endpoint": f"http://:{secret}@host{end}"}, {}),
+        ({"faktory.url": URL, "statsd.push": f"dogstatsd://:{secret}@host{end}"}, {}),
+        ({"faktory.url": URL}, {"FOREWARN_STATSD_PUSH": f"statsd://{secret}@host{end}"}),
+        ({"faktory.url": URL, "statsd.listen": ":8125", "statsd.relay": f"udp://u:{secret}@host{end}"}, {}),
+        ({"faktory.url": URL, "statsd.listen": f"udp://:{secret}@host{end}"}, {}),
         ({"faktory.url": URL, "otlp.endpoint": COLLECTOR, "otlp.headers-file": str(tmp_path / "headers")}, {}),
         ({"faktory.url": URL}, ENDPOINT | {"OTEL_EXPORTER_OTLP_HEADERS": f"x-key={secret}"}),
         ({"faktory.url": URL}, ENDPOINT | {"OTEL_EXPORTER_OTLP_HEADERS": f"{secret}"}),
@@ -785,6 +1035,15 @@ def test_a_wrong_flag_is_told_with_its_fix(flags: dict[str, str | None], told: s
         ("[log]\ncolour = 'red'", "{file}: log.colour: there is no such key"),
         ("log = 'json'", "{file}: log is not a table; write [log]"),
         ("otlp = 'http://h'", "{file}: otlp is not a table; write [otlp]"),
+        ("statsd = 'statsd://h'", "{file}: statsd is not a table; write [statsd]"),
+        (
+            "[statsd]\nlisten = ':8125'",
+            "{file}: statsd.listen: it belongs to a server; write statsd_listen into its [[servers]]",
+        ),
+        ("config_dir = '/'", "{file}: config_dir: it belongs to a server; write config_dir into its [[servers]]"),
+        ("[statsd]\npush = 8125", "{file}: statsd.push: it is a number; write a text in quotes"),
+        (f"{SERVER}statsd_listen = 8125", "number 1: statsd_listen: it is a number; write a text in quotes"),
+        (f"{SERVER}statsd_keep = true", "number 1: statsd_keep: it is true or false; write a text in quotes"),
         ("[otlp]\nendpont = 'http://h'", "{file}: otlp.endpont: there is no such key; did you mean otlp.endpoint?"),
         ("[otlp]\nendpoint = 'h:4318'", "{file}: otlp.endpoint: the URL does not begin with http://"),
         ("[traces]\nratio = '1'", "{file}: traces.ratio: it is a text; write a number without quotes"),

@@ -26,6 +26,9 @@ from exporter.model import (
     Reason,
     Reservation,
     Snapshot,
+    StatsdFact,
+    StatsdFacts,
+    StatsdTraffic,
 )
 from exporter.signals import Signals
 from exporter.watch import TOLD_JOBS, Watch
@@ -326,3 +329,14 @@ async def test_what_is_not_handed_over_yet_is_in_the_memory_and_afterwards_no_mo
         after.append(watch.memory().untold)
     assert before == [(), (), (execution,), ()]
     assert after == [(), (), (), ()]
+
+
+async def test_what_the_server_tells_by_statsd_is_in_the_snapshot_and_when_it_spoke_in_the_memory(
+    executor: ThreadPoolExecutor,
+) -> None:
+    told = StatsdFacts(NOW - 1, {StatsdFact.EXECUTIONS: {("q", "T"): 3.0}}, {}, {}, StatsdTraffic(samples=1))
+    watch, _ = watching(Scripted(msgspec.structs.replace(GOOD, statsd=told)), executor)
+    verdict = (await watch.poll()).statsd
+    assert verdict is not None
+    assert (verdict.age, verdict.counts) == (1, {StatsdFact.EXECUTIONS: {("q", "T"): 3}})
+    assert watch.memory().statsd.heard_at == NOW - 1

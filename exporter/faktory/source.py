@@ -2,7 +2,8 @@
 
 Every poll asks ``/health`` and, where it is within reach, the server's Redis. ``INFO`` walks over a map of queue names
 without a lock: asked at the moment when a push creates a new name it can kill the server, so it is asked at most once a
-minute and not near a new name, unless it is the only source.
+minute and not near a new name, unless it is the only source. What the server tells of itself by StatsD is listened for,
+and asked of nobody.
 """
 
 from __future__ import annotations
@@ -24,9 +25,22 @@ from exporter.faktory.endpoint import Endpoint, tls_context
 from exporter.faktory.errors import FaktoryError
 from exporter.faktory.health import HealthPage
 from exporter.faktory.info import Info, decode_info
+from exporter.faktory.statsd import StatsdNames
 from exporter.faktory.store import Store, StoreFacts
-from exporter.model import CollectorRun, Ended, Failure, Health, JobFailure, Observation, Queue, Reason, ThrottleLimit
+from exporter.model import (
+    CollectorRun,
+    Ended,
+    Failure,
+    Health,
+    JobFailure,
+    Observation,
+    Queue,
+    Reason,
+    StatsdFacts,
+    ThrottleLimit,
+)
 from exporter.process.sockets import PortPeers
+from exporter.statsd.listener import Heard, StatsdListener
 
 if TYPE_CHECKING:
     from exporter.settings import ServerSettings
@@ -91,7 +105,7 @@ def info_due(now: float, asked: float | None, new_name: float | None, *, alone: 
 
 
 class FaktorySource:
-    """One Faktory: its Web UI's health page, its command port, its Redis and its configuration files."""
+    """One Faktory: its Web UI's health page, its command port, its Redis, its configuration files and its StatsD."""
 
     def __init__(
         self,
@@ -102,17 +116,24 @@ class FaktorySource:
         store: Store | None = None,
         throttles: ThrottleFiles | None = None,
         sockets: PortPeers | None = None,
+        statsd: StatsdListener | None = None,
+        names: StatsdNames | None = None,
         limit: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """``limit`` overrides the connection limit that the version implies. ``clock`` and ``wall`` are in seconds."""
+        """``limit`` overrides the connection limit that the version implies. ``clock`` and ``wall`` are in seconds.
+
+        ``names`` sorts what ``statsd`` hears; without it they are Faktory's as it tells them unless told otherwise.
+        """
         self._client = client
         self._web_url = web_url
         self._tls = tls
         self._store = store
         self._throttles = throttles
         self._sockets = sockets
+        self._statsd = statsd
+        self._names = StatsdNames() if names is None else names
         self._limit = limit
         self._clock = clock
         self._ahead = wall() - clock()  # the server's clock less ours; until it tells, our wall clock is taken for it
@@ -132,9 +153,14 @@ class FaktorySource:
         async with asyncio.TaskGroup() as beside:
             # Where there are very many sockets the kernel takes its time: nobody else waits for that.
             reading = beside.create_task(self._read_peers())
+            listening = beside.create_task(self._read_statsd())
             observation = await self._ask()
         peers, run = reading.result()
-        return msgspec.structs.replace(observation, peers=peers, runs=(*observation.runs, *run))
+        heard, listened = listening.result()
+        statsd = None if heard is None else await self._sort(heard)
+        return msgspec.structs.replace(
+            observation, peers=peers, statsd=statsd, runs=(*observation.runs, *run, *listened)
+        )
 
     async def _ask(self) -> Observation:
         """Learn what the server and its Redis tell."""
@@ -200,6 +226,8 @@ class FaktorySource:
 
     async def close(self) -> None:
         """End every connection politely."""
+        if self._statsd is not None:
+            await self._statsd.close()
         await self._client.close()
         if self._store is not None:
             await self._store.close()
@@ -291,6 +319,19 @@ class FaktorySource:
             return None, ()
         return peers, (self._run("sockets", started, failure),)
 
+    async def _read_statsd(self) -> tuple[Heard | None, Sequence[CollectorRun]]:
+        if self._statsd is None:
+            return None, ()
+        started = self._clock()
+        heard, failure = await self._statsd.read()
+        return heard, (self._run("statsd", started, failure),)
+
+    async def _sort(self, heard: Heard) -> StatsdFacts:
+        """Sort what was heard: ten thousand series take a while, in which others have their turn."""
+        last = heard.totals.last_packet
+        heard_at = None if last is None else self._now() - (time.monotonic() - last)
+        return await asyncio.to_thread(self._names.facts, heard, heard_at)
+
     async def _queues_of(
         self, runs: list[CollectorRun], info: Info | None, *, connected: bool
     ) -> Mapping[str, Queue] | None:
@@ -340,6 +381,7 @@ def build(settings: ServerSettings, *, traces: bool = False) -> FaktorySource:
         )
     else:
         store = Store(settings.redis_url.reveal(), settings.redis_password, settings.redis_ca_file, facts=traces)
+    listen = settings.statsd
     return FaktorySource(
         Client(endpoint),
         web_url=settings.web_url,
@@ -347,5 +389,7 @@ def build(settings: ServerSettings, *, traces: bool = False) -> FaktorySource:
         store=store,
         throttles=None if settings.config_dir is None else ThrottleFiles(settings.config_dir),
         sockets=PortPeers(endpoint.host, endpoint.port),
+        statsd=None if listen is None else StatsdListener(listen.address, listen.unix, listen.relay),
+        names=None if listen is None else StatsdNames(listen.namespace, keep_all=listen.keep_all),
         limit=settings.connections_limit,
     )

@@ -54,8 +54,9 @@ from opentelemetry.sdk.metrics.export import Metric as OtlpMetric
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from exporter.catalogue import COLLECTOR_ERRORS, DURATIONS, Kind, Labels, Metric, Value, columns
+from exporter.catalogue import FROM_ZERO, Kind, Labels, Metric, Value, columns
 from exporter.model import Distribution, Exemplar, Failure, Reason, Snapshot
+from exporter.outputs.counting import CUMULATIVE, forgotten
 from exporter.outputs.otlp_delivery import Delivery, Fate, OtlpCounts, OtlpTotals
 from exporter.outputs.own import Further, nothing, own_columns
 from exporter.outputs.prometheus import sections
@@ -72,11 +73,8 @@ FIRST_PUSH: Final = 2.0
 UNITS: Final[Mapping[str, str]] = {"": "", "seconds": "s", "bytes": "By", "ratio": "1"}
 """The catalogue's units in UCUM."""
 
-_FROM_ZERO: Final = frozenset({DURATIONS.name, COLLECTOR_ERRORS.name})
-"""What of a server the sidecar's own process counts, from when its first series appears."""
-
 _LARGEST: Final = 2**63 - 1
-_CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
+_TEMPORALITY: Final = AggregationTemporality.CUMULATIVE
 _UNKNOWN: Final = cast("float", None)  # no minimum and no maximum: the encoder leaves them out
 
 
@@ -146,7 +144,7 @@ def of_snapshot(
     counters: dict[str, Counters] = {}
     for metric, keys, values in columns(snapshot):
         starts: Sequence[int] = ()
-        if metric.kind in {Kind.COUNTER, Kind.HISTOGRAM}:
+        if metric.kind in CUMULATIVE:
             counts = [it.count if isinstance(it, Distribution) else it for it in values]
             starts = _starts(metric, keys, counts, at, since, told)
             counters[metric.name] = _kept(metric, keys, starts, counts, told)
@@ -172,7 +170,7 @@ def _starts(
 ) -> list[int]:
     known = told.counters.get(metric.name) if told else None
     # What was not there at the last push had counted nothing then, or nobody knows what it had.
-    new = at if metric.name not in _FROM_ZERO else told.at if told else since
+    new = at if metric.name not in FROM_ZERO else told.at if told else since
     # No start is after its point: where the wall clock was set back, nothing is known of the start any more.
     if told is None or known is None:
         return [min(new, at)] * len(keys)
@@ -187,8 +185,7 @@ def _kept(
     metric: Metric, keys: Sequence[Labels], starts: Sequence[int], counts: Sequence[float], told: ToldSnapshot | None
 ) -> Counters:
     before = told.counters.get(metric.name) if told else None
-    if before is None or "queue" in metric.labels:
-        # Names that are not told any more are forgotten: there may be ever new ones.
+    if before is None or forgotten(metric):
         before = Counters({}, {})
     return Counters(
         {**before.starts, **dict(zip(keys, starts, strict=True))},
@@ -293,7 +290,7 @@ def _metric(column: Column, start: int, end: int) -> OtlpMetric:
                 )
                 for its, it, since in zip(attributes, distributions, starts, strict=True)
             ],
-            _CUMULATIVE,
+            _TEMPORALITY,
         )
     else:
         points = [
@@ -304,7 +301,7 @@ def _metric(column: Column, start: int, end: int) -> OtlpMetric:
                 attributes, cast("Sequence[float]", values), starts or [0] * len(keys), strict=True
             )
         ]
-        data = Gauge(points) if column.kind is Kind.GAUGE else Sum(points, _CUMULATIVE, is_monotonic=True)
+        data = Gauge(points) if column.kind is Kind.GAUGE else Sum(points, _TEMPORALITY, is_monotonic=True)
     return OtlpMetric(column.name, column.help, column.unit, data)
 
 

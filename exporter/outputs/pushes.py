@@ -18,6 +18,7 @@ from exporter.outputs import traces
 from exporter.outputs.otlp import OtlpSender
 from exporter.outputs.otlp_delivery import OtlpTotals
 from exporter.outputs.otlp_metrics import MetricsOutput
+from exporter.outputs.own import Further
 from exporter.outputs.trace_output import TraceOutput
 from exporter.settings import ServerSettings, Settings
 
@@ -37,6 +38,7 @@ class Pushes:
         version: str,
         saved: Callable[[], Awaitable[None]],
         settled: Callable[[], None],
+        told: Further | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -48,6 +50,7 @@ class Pushes:
             version: Forewarn's own.
             saved: Returns when the state file knows what was told: nothing is sent before.
             settled: Called when something told needs no longer be kept in the state file.
+            told: Tells all metrics of the sidecar's pushes, those of :meth:`own` among them, which are all without it.
             clock: The one that snapshots are taken by.
             wall: Tells Unix time.
         """
@@ -75,7 +78,7 @@ class Pushes:
                 interval=settings.otlp_metrics_interval,
                 version=version,
                 resource=traces.resource(version),
-                told=self.own,
+                told=told or self.own,
                 clock=clock,
                 wall=wall,
             )

@@ -122,8 +122,11 @@ def _shares(settings: RuleSettings) -> Iterator[str]:
         ("faktory_connections_near_limit", "critical_share"),
         ("faktory_peer_holds_connections", "peer_share"),
         ("faktory_peer_holds_connections", "used_share"),
+        ("faktory_statsd_silent_near_limit", "used_share"),
         ("faktory_retry_storm", "failed_share"),
+        ("faktory_job_type_failing", "failed_share"),
         ("faktory_connections_filling", "used_share"),
+        ("forewarn_statsd_lost", "share"),
     ):
         entry = getattr(chosen, alert)
         if entry.enabled and getattr(entry, key) >= 1:

@@ -198,6 +198,7 @@ def _failed(settings: RuleSettings) -> tuple[AlertRule, ...]:
     dead = selector(settings.selector, 'set="dead"')
     chosen = settings.alerts
     storm = chosen.faktory_retry_storm
+    failing = chosen.faktory_job_type_failing
     buried = chosen.faktory_dead_jobs_growing
     return (
         alert(
@@ -213,6 +214,20 @@ def _failed(settings: RuleSettings) -> tuple[AlertRule, ...]:
                 away.
             """,
             panel=panels.FAILED_SHARE,
+        ),
+        alert(
+            "FaktoryJobTypeFailing",
+            failing,
+            f"{recording.JOB_TYPE_FAILED}{s} > {failing.failed_share:.15g}\n"
+            f"and {ON_PAIR} increase(faktory_job_executions_total{s}[{failing.window}]) >= {failing.executions}",
+            by=PAIR,
+            summary="Most {{ $labels.jobtype }} jobs fail on Faktory {{ $labels.server }}.",
+            description="""
+                {{ $value | humanizePercentage }} of their executions within <window> failed (queue {{ $labels.queue
+                }}). Each comes back as a retry until it has none left. See which error they share, and what was last
+                deployed of them.
+            """,
+            panel=panels.JOB_TYPE_FAILED,
         ),
         alert(
             "FaktoryDeadJobsGrowing",

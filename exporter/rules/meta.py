@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from exporter.rules import panels
-from exporter.rules.rule import ON_SERVER, SERVER, AlertRule, alert, selector
+from exporter.rules import panels, recording
+from exporter.rules.rule import ON_SERVER, SERVER, AlertRule, alert, selector, told
 from exporter.rules.settings import RuleSettings
 
 ON_COLLECTOR = "on (job, instance, server, collector)"
@@ -82,6 +82,7 @@ def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
             """,
             panel=panels.LABEL_VALUES,
         ),
+        *_statsd(settings),
         alert(
             "ForewarnWatchdog",
             chosen.forewarn_watchdog,
@@ -94,4 +95,81 @@ def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
             """,
             panel=panels.WATCHDOG,
         ),
+    )
+
+
+def _statsd(settings: RuleSettings) -> tuple[AlertRule, ...]:
+    s = selector(settings.selector)
+    failing = settings.alerts.forewarn_statsd_push_failing
+    failures = f"sum without (reason) (increase(forewarn_statsd_push_failures_total{s}[{failing.window}]))"
+    return (
+        _lost(
+            settings,
+            "unread",
+            recording.STATSD_UNREAD,
+            ("at", recording.statsd_unread(settings)),
+            "Forewarn at {{ $labels.instance }} loses StatsD packets of {{ $labels.server }} unread.",
+            """
+            {{ $value | humanizePercentage }} of the packets within <window> found the buffer full. What is counted
+            from them is too low. See how many come each second, whether Forewarn gets processor time, and how large a
+            socket's buffer may be.
+            """,
+        ),
+        _lost(
+            settings,
+            "rejected",
+            recording.STATSD_REJECTED,
+            ("reason", f"forewarn_statsd_rejected_total{s}"),
+            "Forewarn at {{ $labels.instance }} does not understand the StatsD of {{ $labels.server }}.",
+            """
+            {{ $value | humanizePercentage }} of the values within <window> could not be counted.
+            forewarn_statsd_rejected_total tells why. See who else sends to this port, and what was last deployed there.
+            """,
+        ),
+        _lost(
+            settings,
+            "unrelayed",
+            recording.STATSD_UNRELAYED,
+            ("at", recording.statsd_unrelayed(settings)),
+            "Forewarn at {{ $labels.instance }} cannot pass the StatsD of {{ $labels.server }} on.",
+            """
+            {{ $value | humanizePercentage }} of what was to be passed on within <window> was not taken. Forewarn has
+            counted it, the StatsD server behind it has not. See whether that one runs and whether statsd_relay still
+            names it.
+            """,
+        ),
+        alert(
+            "ForewarnStatsdPushFailing",
+            failing,
+            f"round({failures}) >= {failing.flushes}",
+            by=("job", "instance"),
+            summary="Forewarn at {{ $labels.instance }} cannot push to its StatsD server.",
+            description="""
+                Flushes within <window> that did not get through whole: {{ $value | printf "%.0f" }}. What counters
+                have gained is kept for the next flush; gauges of that time are lost. See whether the StatsD server
+                runs; Forewarn's log tells the address and how to mend it.
+            """,
+            panel=panels.STATSD_PUSH_FAILURES,
+        ),
+    )
+
+
+def _lost(
+    settings: RuleSettings, lost: str, share: str, counted: tuple[str, str], summary: str, description: str
+) -> AlertRule:
+    """Return the rule about one place where something is lost: ``counted`` by this label in these series."""
+    entry = settings.alerts.forewarn_statsd_lost
+    label, series = counted
+    return AlertRule(
+        name="ForewarnStatsdLost",
+        severity=entry.severity,
+        expr=f"{share}{selector(settings.selector)} > {entry.share:.15g}\n"
+        f"and {ON_SERVER} round(sum without ({label}) (increase({series}[{entry.window}]))) >= {entry.lost}",
+        pending=entry.pending,
+        keep_firing_for=entry.keep_firing_for,
+        by=SERVER,
+        labels={"lost": lost},
+        summary=summary,
+        description=told(description, entry),
+        panel=panels.STATSD_LOST,
     )

@@ -9,6 +9,10 @@ CONNECTIONS_USED = "server:faktory_connections:used_ratio"
 CONNECTIONS_SECONDS_LEFT = "server:faktory_connections:limit_seconds"
 CRASHES_PER_WORKER = "server:faktory_worker_crashes_per_worker:ratio"
 FAILED_SHARE = "server:faktory_jobs_failed_per_processed:ratio_rate"
+JOB_TYPE_FAILED = "queue_jobtype:faktory_job_failures_per_execution:ratio_rate"
+STATSD_UNREAD = "server:forewarn_statsd_dropped_packets_per_packet:ratio_rate"
+STATSD_REJECTED = "server:forewarn_statsd_rejected_per_sample:ratio_rate"
+STATSD_UNRELAYED = "server:forewarn_statsd_dropped_packets_per_relayed:ratio_rate"
 BUSY = "queue:faktory_busy_jobs:sum"
 USUAL = "queue_jobtype:faktory_job_duration_seconds:p99"
 QUEUE_USUAL = "queue:faktory_job_duration_seconds:p99"
@@ -59,6 +63,7 @@ def _current(settings: RuleSettings) -> tuple[Recording, ...]:
             expr=f"rate(faktory_jobs_failed_total{s}[{storm.window}])\n"
             f"  / (rate(faktory_jobs_processed_total{s}[{storm.window}]) > 0)",
         ),
+        *_statsd(settings),
         Recording(record=BUSY, expr=f"sum without (jobtype) (faktory_busy_jobs{s})"),
         Recording(record=BURN, expr=_burn(settings)),
         *(
@@ -66,6 +71,42 @@ def _current(settings: RuleSettings) -> tuple[Recording, ...]:
             for window in burn_windows(settings)
         ),
     )
+
+
+def _statsd(settings: RuleSettings) -> tuple[Recording, ...]:
+    """Return the shares of what a server tells by StatsD, and of what is lost of it: of nothing there is no share."""
+    s = selector(settings.selector)
+    failing, lost = settings.alerts.faktory_job_type_failing.window, settings.alerts.forewarn_statsd_lost.window
+    packets = f"sum without (transport) (rate(forewarn_statsd_packets_total{s}[{lost}]))"
+    unread = f"sum without (at) (rate({statsd_unread(settings)}[{lost}]))"
+    rejected = f"sum without (reason) (rate(forewarn_statsd_rejected_total{s}[{lost}]))"
+    unrelayed = f"sum without (at) (rate({statsd_unrelayed(settings)}[{lost}]))"
+    return (
+        Recording(
+            record=JOB_TYPE_FAILED,
+            expr=f"rate(faktory_job_failures_total{s}[{failing}])\n"
+            f"  / (rate(faktory_job_executions_total{s}[{failing}]) > 0)",
+        ),
+        Recording(record=STATSD_UNREAD, expr=f"{unread}\n  / ({packets} + {unread} > 0)"),
+        Recording(
+            record=STATSD_REJECTED,
+            expr=f"{rejected}\n  / (rate(forewarn_statsd_samples_total{s}[{lost}]) + {rejected} > 0)",
+        ),
+        Recording(
+            record=STATSD_UNRELAYED,
+            expr=f"{unrelayed}\n  / (rate(forewarn_statsd_relayed_packets_total{s}[{lost}]) + {unrelayed} > 0)",
+        ),
+    )
+
+
+def statsd_unread(settings: RuleSettings) -> str:
+    """Return the packets that were lost before they were read."""
+    return "forewarn_statsd_dropped_packets_total" + selector(settings.selector, 'at!="relay"')
+
+
+def statsd_unrelayed(settings: RuleSettings) -> str:
+    """Return the packets that were lost when they were passed on."""
+    return "forewarn_statsd_dropped_packets_total" + selector(settings.selector, 'at="relay"')
 
 
 def _burn(settings: RuleSettings) -> str:

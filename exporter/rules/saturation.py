@@ -21,7 +21,7 @@ from exporter.rules.settings import RuleSettings
 
 def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
     """Return the alerts of this group, in the order in which they matter."""
-    return (*_connections(settings), *_work(settings))
+    return (*_connections(settings), *_silence(settings), *_work(settings))
 
 
 def _connections(settings: RuleSettings) -> tuple[AlertRule, ...]:
@@ -86,6 +86,49 @@ def _connections(settings: RuleSettings) -> tuple[AlertRule, ...]:
     )
 
 
+def _silence(settings: RuleSettings) -> tuple[AlertRule, ...]:
+    """Return the alerts about a server that told by StatsD and tells no more; one that never did has no age."""
+    s = selector(settings.selector)
+    heard = selector(settings.selector, 'collector="statsd"')
+    chosen = settings.alerts
+    full = chosen.faktory_statsd_silent_near_limit
+    silent = chosen.faktory_statsd_silent
+    age = f"faktory_statsd_last_packet_age_seconds{s}"
+    used = f"max_over_time({recording.CONNECTIONS_USED}{s}[{full.window}])"
+    up = f"and {ON_SERVER} faktory_up{s} == 1"
+    # Whoever does not listen hears nothing, and that has an alert of its own. It may also have failed at what matters
+    # less, such as passing packets on: a page must not be lost by that.
+    listening = f"unless {ON_SERVER} forewarn_collector_up{heard} == 0"
+    return (
+        alert(
+            "FaktoryStatsdSilentNearLimit",
+            full,
+            f"{age} > {full.seconds:.15g}\nand {ON_SERVER} {used} > {full.used_share:.15g}\n{up}",
+            by=SERVER,
+            summary="Faktory {{ $labels.server }} is near its connection limit and has fallen silent.",
+            description="""
+                It has told nothing by StatsD for {{ $value | humanizeDuration }}, and its connections were near the
+                limit within <window>: most likely its clients hold every way to its own Redis. Pushes and fetches hang
+                or fail next. Close what leaks connections, at once.
+            """,
+            panel=panels.STATSD_SILENCE,
+        ),
+        alert(
+            "FaktoryStatsdSilent",
+            silent,
+            f"{age} > {silent.seconds:.15g}\n{up}\n{listening}",
+            by=SERVER,
+            summary="Faktory {{ $labels.server }} is up, but tells nothing more by StatsD.",
+            description="""
+                Its last packet came {{ $value | humanizeDuration }} ago; Enterprise sends some every 30 seconds.
+                Either it no longer reaches its Redis, or its packets no longer reach Forewarn: then nothing is told of
+                failures by job type. See first whether pushes and fetches work.
+            """,
+            panel=panels.STATSD_SILENCE,
+        ),
+    )
+
+
 def _work(settings: RuleSettings) -> tuple[AlertRule, ...]:
     s = selector(settings.selector)
     redis = selector(settings.selector, 'collector="redis"')
@@ -93,6 +136,7 @@ def _work(settings: RuleSettings) -> tuple[AlertRule, ...]:
     throttle = chosen.faktory_throttle_saturated
     reservation = chosen.faktory_reservation_nearly_used
     slow = chosen.faktory_redis_slow
+    far = chosen.faktory_redis_round_trip_high
     return (
         alert(
             "FaktoryThrottleSaturated",
@@ -138,5 +182,18 @@ def _work(settings: RuleSettings) -> tuple[AlertRule, ...]:
                 persistence and the machine's disk and memory.
             """,
             panel=panels.STORE,
+        ),
+        alert(
+            "FaktoryRedisRoundTripHigh",
+            far,
+            f"faktory_redis_round_trip_seconds{s} > {far.seconds:.15g}",
+            by=SERVER,
+            summary="Faktory {{ $labels.server }} waits long for its Redis.",
+            description="""
+                An answer of Redis takes {{ $value | humanizeDuration }}, as Faktory itself measures it, again and
+                again. Every push and fetch waits for several. Either Redis is slow, or too many connections want it at
+                once: compare with how long Forewarn takes to read it.
+            """,
+            panel=panels.ROUND_TRIP,
         ),
     )

@@ -100,6 +100,15 @@ class ConnectionsFilling(Trend, frozen=True, kw_only=True):
     """Below this share of the limit nothing is told."""
 
 
+class SilentNearLimit(Windowed, frozen=True, kw_only=True):
+    """Silent, and the limit was near within the window."""
+
+    seconds: Seconds
+    """Since the last packet."""
+    used_share: Share
+    """Of the connection limit."""
+
+
 class PeerHoldsConnections(Alert, frozen=True, kw_only=True):
     """One peer among several holds most of what is near the limit."""
 
@@ -168,8 +177,8 @@ class Backlog(Trend, frozen=True, kw_only=True):
     """Smaller queues are never told."""
 
 
-class RetryStorm(Windowed, frozen=True, kw_only=True):
-    """Executions that fail and come again."""
+class FailedShare(Windowed, frozen=True, kw_only=True):
+    """Executions that fail, against all of them."""
 
     failed_share: Share
     executions: Count
@@ -191,6 +200,20 @@ class MemoryGrowing(Trend, frozen=True, kw_only=True):
     """Times the memory of now at the horizon."""
     bytes: Count
     """Smaller processes are never told."""
+
+
+class StatsdLost(Windowed, frozen=True, kw_only=True):
+    """A share of what came by StatsD that was lost: one rule for each place where it may be."""
+
+    share: Share
+    lost: Count
+    """Fewer packets or lines in the window are never told."""
+
+
+class FailedFlushes(Windowed, frozen=True, kw_only=True):
+    """Flushes in a window that did not get through."""
+
+    flushes: Count
 
 
 class Budget(_Table, frozen=True, kw_only=True):
@@ -238,6 +261,10 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
         used_share=0.8, pending="5m", keep_firing_for="10m", critical_share=0.95, critical_for="1m"
     )
     faktory_connections_refused: Windowed = Windowed(severity="critical", window="5m", keep_firing_for="5m")
+    faktory_statsd_silent_near_limit: SilentNearLimit = SilentNearLimit(
+        severity="critical", window="10m", seconds=90, used_share=0.8, pending="2m", keep_firing_for="5m"
+    )
+    faktory_statsd_silent: Slow = Slow(seconds=90, pending="5m", keep_firing_for="5m")
     faktory_peer_holds_connections: PeerHoldsConnections = PeerHoldsConnections(
         peer_share=0.6, used_share=0.5, pending="10m", keep_firing_for="10m"
     )
@@ -246,6 +273,7 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
     )
     faktory_reservation_nearly_used: ReservationNearlyUsed = ReservationNearlyUsed(used_share=0.8, keep_firing_for="1m")
     faktory_redis_slow: Slow = Slow(seconds=1.0, pending="5m", keep_firing_for="10m")
+    faktory_redis_round_trip_high: Slow = Slow(seconds=0.05, pending="5m", keep_firing_for="10m")
 
     # Latency and errors
     faktory_queue_latency_budget_burn: LatencyBudget = LatencyBudget(
@@ -272,8 +300,11 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
         severity="critical", window="1h", workers_share=0.2, crashes=3, keep_firing_for="10m"
     )
     faktory_jobs_orphaned: Slow = Slow(seconds=300, keep_firing_for="1m")
-    faktory_retry_storm: RetryStorm = RetryStorm(
+    faktory_retry_storm: FailedShare = FailedShare(
         window="10m", failed_share=0.25, executions=50, pending="5m", keep_firing_for="10m"
+    )
+    faktory_job_type_failing: FailedShare = FailedShare(
+        window="15m", failed_share=0.5, executions=20, pending="5m", keep_firing_for="10m"
     )
     faktory_dead_jobs_growing: DeadJobs = DeadJobs(window="1h", jobs=10, keep_firing_for="15m")
 
@@ -300,6 +331,12 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
     forewarn_collector_failing: Windowed = Windowed(window="10m", pending="5m", keep_firing_for="5m")
     forewarn_snapshot_stale: Slow = Slow(seconds=120, pending="1m", keep_firing_for="2m")
     forewarn_label_overflow: Alert = Alert(severity="info", pending="15m", keep_firing_for="1h")
+    forewarn_statsd_lost: StatsdLost = StatsdLost(
+        window="5m", share=0.01, lost=10, pending="10m", keep_firing_for="10m"
+    )
+    forewarn_statsd_push_failing: FailedFlushes = FailedFlushes(
+        window="5m", flushes=3, pending="15m", keep_firing_for="10m"
+    )
     forewarn_watchdog: Alert = Alert(severity="none")
 
 

@@ -25,6 +25,7 @@ from exporter.model import (
     QueuesVerdict,
     Reason,
     Reservation,
+    StatsdVerdict,
     ThrottlesVerdict,
     Told,
     WorkersVerdict,
@@ -36,6 +37,7 @@ from exporter.signals.connections import ConnectionsMemory, ConnectionsSignal
 from exporter.signals.executions import ExecutionsMemory, ExecutionsSignal
 from exporter.signals.groups import Groups
 from exporter.signals.labels import Labels
+from exporter.signals.statsd import StatsdMemory, StatsdSignal
 from exporter.signals.throttles import ThrottlesMemory, ThrottlesSignal
 from exporter.signals.workers import WorkersMemory, WorkersSignal
 
@@ -48,6 +50,7 @@ class Memory(msgspec.Struct, frozen=True):
     throttles: ThrottlesMemory = ThrottlesMemory()
     workers: WorkersMemory = WorkersMemory()
     executions: ExecutionsMemory = ExecutionsMemory()
+    statsd: StatsdMemory = StatsdMemory()
     untold: tuple[Told, ...] = ()
     """What the signals have told and nobody has taken over for good: filled in by those who pass it on."""
 
@@ -63,6 +66,7 @@ class Verdicts(msgspec.Struct, frozen=True):
     throttles: ThrottlesVerdict
     collectors: tuple[CollectorTotals, ...]
     executions: ExecutionsVerdict | None
+    statsd: StatsdVerdict | None
 
 
 class Signals:
@@ -79,6 +83,7 @@ class Signals:
         self._workers = WorkersSignal(memory.workers)
         self._throttles = ThrottlesSignal(max_label_values, memory.throttles)
         self._executions = None if choice is None else ExecutionsSignal(server, choice, memory.executions)
+        self._statsd = StatsdSignal(memory.statsd)
         self._labels = Labels(max_label_values)
         self._collectors: dict[str, CollectorTotals] = {}
         self._reservations: Mapping[str, Reservation] = {}
@@ -97,10 +102,11 @@ class Signals:
             groups = self._groups
         dead = self._workers.dead()  # before it forgets those whose last job has left
         suspects = self._workers.receive(observation, moved, settled=boot.settled)
-        self._labels.update(observation.queues, groups, observation.now)
+        self._labels.update(observation.queues, groups, observation.now, self._statsd.receive(observation))
+        statsd = self._statsd.conclude(observation, self._labels)
         busy = self._busy.advance(observation, groups, moved, self._labels, dead)
         ended = () if self._executions is None else self._executions.receive(observation, moved, self._labels, dead)
-        return Pending(observation, boot, busy, groups, suspects, ended)
+        return Pending(observation, boot, busy, statsd, groups, suspects, ended)
 
     def conclude(
         self,
@@ -135,6 +141,7 @@ class Signals:
             throttles=self._throttles.advance(observation, pending.groups),
             collectors=tuple(self._collectors.values()),
             executions=executions,
+            statsd=pending.statsd,
         )
 
     def memory(self) -> Memory:
@@ -145,6 +152,7 @@ class Signals:
             throttles=self._throttles.memory(),
             workers=self._workers.memory(),
             executions=ExecutionsMemory() if self._executions is None else self._executions.memory(),
+            statsd=self._statsd.memory(),
         )
 
     def _tell(self, run: CollectorRun) -> None:
@@ -161,6 +169,7 @@ class Pending(msgspec.Struct, frozen=True):
     observation: Observation
     boot: BootVerdict
     busy: BusyVerdict
+    statsd: StatsdVerdict | None
     groups: Groups | None
     suspects: tuple[str, ...]
     ended: tuple[Ended, ...]

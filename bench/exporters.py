@@ -30,24 +30,41 @@ class Exporter:
         """Seconds from its start to its first answer of status 200 to a scrape."""
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def resident(self, *, peak: bool = False) -> int:
         """Return its resident memory in kB, now or at most so far."""
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:" if peak else "VmRSS:"):
-                return int(line.split()[1])
-        raise RuntimeError(f"{self.name} has no memory: did it end?")
+        return resident(self.pid, peak=peak)
 
     def processor_seconds(self) -> float:
         """Return the processor time that it has taken since its start."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processor_seconds(self.pid)
+
+
+def resident(pid: int, *, peak: bool = False) -> int:
+    """Return the resident memory of a process in kB, now or at most so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:" if peak else "VmRSS:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"process {pid} has no memory: did it end?")
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has taken since its start."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Scraper:
     """Scrapes one exporter over one connection where the exporter keeps it, else over a new one each time."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, version: str = "1.1") -> None:
+        """``version`` is HTTP's: by 1.0 no answer comes in chunks, and each takes a connection of its own."""
         self._port = port
+        self._version = version
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def scrape(self, path: str = "/metrics") -> bytes:
@@ -55,7 +72,7 @@ class Scraper:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 26)
         reader, writer = self._streams
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/plain\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/{self._version}\r\nHost: 127.0.0.1\r\nAccept: text/plain\r\n\r\n".encode())
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
         except asyncio.IncompleteReadError:
@@ -84,7 +101,7 @@ async def forewarn(
 ) -> AsyncIterator[Exporter]:
     """Run `forewarn run` beside ``server``."""
     told = Forewarn(server, interval=interval, arguments=arguments)
-    async with _running(FOREWARN, told.command, told.environment, told.port) as exporter:
+    async with running(FOREWARN, told.command, told.environment, told.port) as exporter:
         yield exporter
 
 
@@ -94,7 +111,7 @@ async def pypi(server: WatchedServer) -> AsyncIterator[Exporter]:
     port = free_port()
     command = [sys.executable, "-m", "faktory_prometheus_exporter", "-d", "--port", str(port)]
     environment = dict(os.environ) | {"FAKTORY_URL": server.url}
-    async with _running(PYPI, command, environment, port) as exporter:
+    async with running(PYPI, command, environment, port) as exporter:
         yield exporter
 
 
@@ -105,13 +122,16 @@ EXPORTERS: dict[str, Callable[[WatchedServer], contextlib.AbstractAsyncContextMa
 
 
 @asynccontextmanager
-async def _running(name: str, command: list[str], environment: dict[str, str], port: int) -> AsyncIterator[Exporter]:
+async def running(
+    name: str, command: list[str], environment: dict[str, str], port: int, http: str = "1.1"
+) -> AsyncIterator[Exporter]:
+    """Run an exporter that answers on ``port``, until the end of an ``async with`` block."""
     started = time.perf_counter()
     process = subprocess.Popen(  # noqa: ASYNC220 - nothing else happens meanwhile
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        scraper = Scraper(port)
+        scraper = Scraper(port, http)
         while True:
             try:
                 await scraper.scrape()

@@ -207,8 +207,10 @@ class StatsdInbox:
 
     def _receive(self, opened: socket.socket) -> None:
         with opened:
+            waiting = select.poll()  # unlike select(), it takes descriptors above 1024: other scenarios hold that many
+            waiting.register(opened, select.POLLIN)
             while not self._ends.is_set():
-                select.select([opened], [], [], 0.02)
+                waiting.poll(20)
                 self._drain(opened)
             # Whoever is connected hears nobody else: the kernel refuses what comes, and nothing more enters the buffer.
             if self._path is None:

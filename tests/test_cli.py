@@ -132,9 +132,9 @@ def test_a_signal_ends_it_cleanly(arguments: list[str], number: signal.Signals) 
 
 
 INTERRUPTED = """
-import os, signal
+import os, signal, time
 import exporter.cli as cli
-cli._refuse = lambda _: os.kill(os.getpid(), signal.SIGINT)
+cli._refuse = lambda _: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30))  # the signal comes within this time
 cli.main()
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import nlargest
 from itertools import accumulate
 from operator import add
@@ -144,13 +144,13 @@ class StatsdSignal:
 
     def _count(self, facts: StatsdFacts, labels: Labels) -> None:
         for fact, amounts in facts.counts.items():
-            fold = labels.other if fact in _OTHERS else labels.pair
+            fold = _fold(fact, labels)
             series = self._counts.setdefault(fact, {})
             for (first, second), amount in amounts.items():
                 key = fold(first, second)
                 series[key] = min(series.get(key, 0.0) + max(amount, 0.0), LARGEST)
         for fact, gains in facts.gains.items():
-            fold = labels.other if fact in _OTHERS else labels.pair
+            fold = _fold(fact, labels)
             tallies = self._tallies.setdefault(fact, {})
             for (first, second), gain in gains.items():
                 key = fold(first, second)
@@ -166,7 +166,7 @@ class StatsdSignal:
         self._decision = labels.decision
         told: Iterable[tuple[StatsdFact, dict[Labelled, Any]]] = (*self._counts.items(), *self._tallies.items())
         for fact, series in told:
-            fold = labels.other if fact in _OTHERS else labels.pair
+            fold = _fold(fact, labels)
             for key in [key for key in series if fold(*key) != key]:
                 del series[key]
 
@@ -229,6 +229,11 @@ class _Recent:
         if len(weights) > MOST_NAMES:
             weights = {pair: weights[pair] for pair in nlargest(MOST_NAMES, weights, key=weights.__getitem__)}
         self.weights = weights
+
+
+def _fold(fact: StatsdFact, labels: Labels) -> Callable[[str, str], Labelled]:
+    """Return what bounds the labels of a fact that has two of them."""
+    return labels.other if fact in _OTHERS else labels.pair
 
 
 def _weights(facts: StatsdFacts, *, others: bool) -> Iterator[tuple[Labelled, float]]:

@@ -8,12 +8,10 @@ from typing import Final
 
 import msgspec
 
-from exporter.statsd.report import Ask, Report
+from exporter.statsd.report import LENGTH, Ask, Report, framed
 
 MAX_ASK: Final = 4 * 1024
 """Most bytes of a question, which holds no more than a path."""
-
-_LENGTH: Final = 4
 
 
 class AskError(Exception):
@@ -59,14 +57,14 @@ class Control:
     def _begin(self) -> None:
         """Begin to answer if a whole question is there."""
         self._parts = None
-        size = int.from_bytes(self._asked[:_LENGTH], "big")
+        size = int.from_bytes(self._asked[:LENGTH], "big")
         if size > MAX_ASK:
             raise AskError(f"a question of {size} bytes came, more than the {MAX_ASK} that it may have")
-        end = _LENGTH + size
+        end = LENGTH + size
         if len(self._asked) < end:
             return
         try:
-            ask = msgspec.msgpack.decode(self._asked[_LENGTH:end], type=Ask)
+            ask = msgspec.msgpack.decode(self._asked[LENGTH:end], type=Ask)
         except msgspec.MsgspecError as error:
             raise AskError(f"what came is no question ({error})") from error
         del self._asked[:end]
@@ -78,8 +76,7 @@ class Control:
             if part is None:
                 self._begin()
                 return True
-            body = msgspec.msgpack.encode(part)
-            self._unsent = memoryview(len(body).to_bytes(_LENGTH, "big") + body)
+            self._unsent = memoryview(framed(part))
         try:
             sent = self.stream.send(self._unsent)
         except BlockingIOError:

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from exporter.model import Failure, Reason
-from exporter.statsd.report import MAX_FRAME, Ask, Config, Report
+from exporter.statsd.report import LENGTH, MAX_FRAME, Ask, Config, Report, framed
 
 COMMAND: Final = (sys.executable, "-P", "-m", "exporter.statsd.receiver")
 """What is started; its configuration follows as one more argument."""
@@ -45,7 +45,6 @@ PIPE: Final = 64 * 1024
 MAX_SAID: Final = 2048
 """Most bytes that are kept of what it writes to its standard error."""
 
-_LENGTH: Final = 4
 _KEPT: Final = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")  # beside what Python itself understands
 
 
@@ -104,10 +103,9 @@ class ReceiverProcess:
 
     def ask(self, question: Ask) -> None:
         """Ask it. Only where it owes no answer. Raises :class:`EndedError`."""
-        body = msgspec.msgpack.encode(question)
         try:
             # There is room: the stream is empty, but for an answer that is owed.
-            self._stream.send(len(body).to_bytes(_LENGTH, "big") + body)
+            self._stream.send(framed(question))
         except OSError as error:
             raise EndedError from error
         self.asked = True
@@ -179,16 +177,16 @@ class ReceiverProcess:
 
     def _part(self) -> tuple[Report, int] | None:
         """Take one whole message off what has been read."""
-        if len(self._buffer) < _LENGTH:
+        if len(self._buffer) < LENGTH:
             return None
-        size = int.from_bytes(self._buffer[:_LENGTH], "big")
+        size = int.from_bytes(self._buffer[:LENGTH], "big")
         if size > MAX_FRAME:
             raise _unusable(Reason.PROTOCOL, f"{size} bytes long, more than the {MAX_FRAME} that a part may have")
-        end = _LENGTH + size
+        end = LENGTH + size
         if len(self._buffer) < end:
             return None
         try:
-            report = self._decoder.decode(self._buffer[_LENGTH:end])
+            report = self._decoder.decode(self._buffer[LENGTH:end])
         except msgspec.MsgspecError as error:
             raise _unusable(Reason.DECODE, f"not understood ({error})") from error
         del self._buffer[:end]

@@ -21,6 +21,9 @@ SECONDS_BOUNDS: Sequence[float] = (
 VALUES_BOUNDS: Sequence[float] = (0.001, 0.01, 0.1, 1, 10, 100, 1000, 1e4, 1e5, 1e6, 1e9)
 """Upper bounds of histograms (``h``) and distributions (``d``), whose unit is not known."""
 
+LENGTH = 4
+"""Bytes in which the length of a message stands before it, the highest first."""
+
 MAX_FRAME = 4 * 1024 * 1024
 """Most bytes of one message: a longer one is a defect, and ends the receiver."""
 
@@ -112,6 +115,12 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     distinct: Sequence[Distinct] = ()
     last: Totals | None = None
     """Set in the last part."""
+
+
+def framed(message: Ask | Report) -> bytes:
+    """Return a message as it is written."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(LENGTH, "big") + body
 
 
 def bucket_count(seconds: bool) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from exporter.web.address import Address
+from exporter.web.address import Address, why
 
 FLAG: Final = "--statsd.listen (statsd_listen)"
 UNIX_FLAG: Final = "--statsd.listen-unix (statsd_listen_unix)"
@@ -158,8 +158,8 @@ async def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str | 
                 address.host, address.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
             )
     except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
-        why = f"the host name is not known: write an address that this machine has with {FLAG}"
-        raise ListenError(f"cannot listen for StatsD on {address}: {why}") from error
+        unknown = f"the host name is not known: write an address that this machine has with {FLAG}"
+        raise ListenError(f"cannot listen for StatsD on {address}: {unknown}") from error
     family, _, _, _, place = min(found, key=lambda it: it[0] != socket.AF_INET)
     return family, tuple(it for it in place if isinstance(it, (str, int)))
 
@@ -185,7 +185,7 @@ def _bound(
         if made is not None:
             made.close()
         where = f"{Address(address.host, int(place[1]))} by {'TCP' if kind == socket.SOCK_STREAM else 'UDP'}"
-        raise ListenError(f"cannot listen for StatsD on {where}: {_why(error)}") from error
+        raise ListenError(f"cannot listen for StatsD on {where}: {why(error, FLAG, every='none')}") from error
     return made
 
 
@@ -195,16 +195,6 @@ def _enlarge(udp: socket.socket) -> None:
         with contextlib.suppress(OSError):
             udp.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
             return
-
-
-def _why(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"another program listens there: stop it, or choose another port with {FLAG}"
-    if error.errno == errno.EACCES:
-        return f"ports below 1024 need a privilege: choose a higher port with {FLAG}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"this machine has no such address: choose one of its own with {FLAG}, or none for all"
-    return f"{error.strerror or error}: choose another address with {FLAG}"
 
 
 def _open_unix(path: Path) -> socket.socket:
@@ -231,8 +221,8 @@ def _remove_stale(path: Path) -> None:
     """Remove a socket's file that nobody listens on any more; raise :class:`ListenError` for what is not that."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            why = f"something that is no socket has that name: remove it, or choose another path with {UNIX_FLAG}"
-            raise ListenError(f"cannot listen for StatsD on {path}: {why}")
+            taken = f"something that is no socket has that name: remove it, or choose another path with {UNIX_FLAG}"
+            raise ListenError(f"cannot listen for StatsD on {path}: {taken}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
             try:
                 probe.connect(str(path))
@@ -242,8 +232,8 @@ def _remove_stale(path: Path) -> None:
             except OSError as error:
                 if error.errno != errno.EPROTOTYPE:  # of a stream: it is listened on
                     raise
-        why = f"another program listens there: stop it, or choose another path with {UNIX_FLAG}"
-        raise ListenError(f"cannot listen for StatsD on {path}: {why}")
+        taken = f"another program listens there: stop it, or choose another path with {UNIX_FLAG}"
+        raise ListenError(f"cannot listen for StatsD on {path}: {taken}")
 
 
 def _why_unix(path: Path, error: OSError) -> str:

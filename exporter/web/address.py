@@ -41,17 +41,23 @@ def parse_address(text: str) -> Address:
 
 def explain(address: Address, error: OSError) -> ListenError:
     """Return what went wrong when listening on ``address``, and how to mend it."""
+    return ListenError(f"cannot listen on {address}: {why(error, FLAG, every=f':{address.port}')}")
+
+
+def why(error: OSError, flag: str, *, every: str) -> str:
+    """Return why an address cannot be listened on and how to mend it, the end of a sentence.
+
+    ``flag`` sets the address; ``every`` is how it says all addresses of the machine.
+    """
     if error.errno == errno.EADDRINUSE:
-        why = f"another program listens there: stop it, or choose another port with {FLAG}"
-    elif error.errno == errno.EACCES:
-        why = f"ports below 1024 need a privilege: choose a higher port with {FLAG}"
-    elif error.errno == errno.EADDRNOTAVAIL:
-        why = f"this machine has no such address: choose one of its own with {FLAG}, or :{address.port} for all"
-    elif isinstance(error, socket.gaierror):
-        why = f"the host name is not known: write an address that this machine has with {FLAG}"
-    else:
-        why = f"{error.strerror or error}: choose another address with {FLAG}"
-    return ListenError(f"cannot listen on {address}: {why}")
+        return f"another program listens there: stop it, or choose another port with {flag}"
+    if error.errno == errno.EACCES:
+        return f"ports below 1024 need a privilege: choose a higher port with {flag}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"this machine has no such address: choose one of its own with {flag}, or {every} for all"
+    if isinstance(error, socket.gaierror):
+        return f"the host name is not known: write an address that this machine has with {flag}"
+    return f"{error.strerror or error}: choose another address with {flag}"
 
 
 def bind_everywhere(port: int) -> socket.socket:

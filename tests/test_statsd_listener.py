@@ -209,13 +209,18 @@ async def test_where_any_port_will_do_one_is_found_that_is_free_for_both(monkeyp
                 tried.append(place[1])
                 if len(tried) <= 3:
                     other = stack.enter_context(socket.socket())
-                    other.bind(place)
-                    other.listen()
+                    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        other.bind(place)
+                        other.listen()
+                    except OSError as error:  # somebody else has it, which is as good
+                        raise sockets.ListenError("taken") from error
             return bound(address, family, kind, place)
 
         monkeypatch.setattr(sockets, "_bound", beaten_to_it)
         async with opened() as listener:
-            assert (len(tried), listener.port) == (4, tried[-1])
+            assert len(tried) > 3
+            assert listener.port == tried[-1]
             send(listener, b"a:1|c")
             send_by_tcp(listener, b"a:1|c\n")
             assert await sums_of(listener, lambda sums: sums.total() >= 2) == {b"a": 2}

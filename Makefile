@@ -19,7 +19,7 @@ STATSD_EXPORTER_SOURCE := github.com/prometheus/statsd_exporter@v0.31.0
 DEMO_PROGRAMS := redis-server:redis-server
 TEST_PROGRAMS := $(DEMO_PROGRAMS) prometheus:prometheus promtool:prometheus \
 	prometheus-alertmanager:prometheus-alertmanager amtool:prometheus-alertmanager \
-	curl:curl ss:iproute2 ps:procps redis-cli:redis-tools node:nodejs npm:npm
+	curl:curl ss:iproute2 ps:procps redis-cli:redis-tools node:nodejs npm:npm gcc:build-essential
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test generate bench lock programs demo-programs

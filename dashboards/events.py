@@ -9,18 +9,19 @@ from grafana_foundation_sdk.builders.dashboard import AnnotationQuery
 from dashboards.alerts import firing
 from dashboards.queries import RATE, Select
 from dashboards.variables import SOURCE
-from exporter.rules.rule import ON_SERVER
+from exporter.rules.rule import ON_CLASS, ON_SERVER
 from exporter.rules.settings import RuleSettings
 
 
 def events(see: Select, settings: RuleSettings) -> Iterator[AnnotationQuery]:
-    """Yield restarts, crashes of workers, changes of the version, and firing alerts."""
+    """Yield restarts, crashes of the server and of workers, changes of the version, and firing alerts."""
     yield _marks(
         "Restarts",
         "orange",
         f"increase({see.server('faktory_restarts_total')}[{RATE}]) > 0",
         "{{server}} restarted",
     )
+    yield _marks("Process crashes", "dark-red", _crashes(see), "{{server}} died in {{component}} ({{class}})")
     yield _marks(
         "Worker crashes",
         "purple",
@@ -29,6 +30,12 @@ def events(see: Select, settings: RuleSettings) -> Iterator[AnnotationQuery]:
     )
     yield _marks("New version", "blue", _new_version(see), "{{server}} runs {{version}} ({{edition}})")
     yield _marks("Alerts", "red", firing(see, settings, 'severity!="none"'), "{{alertname}} ({{severity}}) {{queue}}")
+
+
+def _crashes(see: Select) -> str:
+    """Return where the server was when it died, of each crash that was just counted."""
+    last = see.server("faktory_process_last_crash_timestamp_seconds")
+    return f"{last}\nand {ON_CLASS} increase({see.server('faktory_process_crashes_total')}[{RATE}]) > 0"
 
 
 def _new_version(see: Select) -> str:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from grafana_foundation_sdk.models.units import BytesIEC, PercentUnit, Seconds, Short
+from grafana_foundation_sdk.models.units import BytesIEC, BytesPerSecondIEC, PercentUnit, Seconds, Short
 
 from dashboards.board import Row, board
-from dashboards.declared import HEARD, LAST_PACKET, LEFT_OUT, LOST, PUSH_FAILURES, PUSHED, PUSHED_LINES, TRACED
+from dashboards.declared import (
+    HEARD,
+    LAST_PACKET,
+    LEFT_OUT,
+    LOG_READ,
+    LOST,
+    PUSH_FAILURES,
+    PUSHED,
+    PUSHED_LINES,
+    TRACED,
+)
 from dashboards.links import row_address
 from dashboards.panels import UP_OR_DOWN, Column, Opens, Panels
 from dashboards.queries import SERVER, Query, Select, grown, per_second
@@ -30,6 +40,7 @@ def dashboard(settings: RuleSettings) -> Dashboard:
         "Whether Forewarn sees what it should: without it, no other dashboard and no alert can be trusted.",
         _there(settings),
         _polls(settings),
+        _read(settings),
         _heard(settings),
         _pushes(settings),
         _statsd_pushes(settings),
@@ -166,6 +177,47 @@ def _polls(settings: RuleSettings) -> Row:
                 ),
                 unit=Short,
                 size=(8, 8),
+            ),
+        ],
+    )
+
+
+def _read(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    unread = settings.alerts.forewarn_log_unread
+    return Row(
+        "Does it read the log?",
+        [
+            make.graph(
+                panels.LOG_UNREAD,
+                "Not read yet",
+                """
+                Bytes of the server's log that are still to be read: usually none. When they grow the server writes
+                faster than Forewarn can read, and its last words are told late. See what writes so much, and whether
+                Forewarn gets processor time and the disk.
+                """,
+                Query(expr=see.server("faktory_log_unread_bytes")),
+                unit=BytesIEC,
+                size=(12, 8),
+                steps=above((unread.bytes, unread.severity)),
+            ),
+            make.graph(
+                LOG_READ,
+                "Read, and silence",
+                """
+                Bytes of the server's output read per second, and on the right for how long it has printed nothing. A
+                quiet server prints little: silence alone is no alarm. If it is silent since its log was rotated, see
+                whether the pattern still names the file that it writes to.
+                """,
+                Query(expr=per_second(see.server("faktory_log_read_bytes_total")), legend=f"read, {SERVER}"),
+                Query(
+                    expr=see.server("faktory_log_quiet_seconds"),
+                    legend=f"silent for, {SERVER}",
+                    unit=Seconds,
+                    compared=True,
+                ),
+                unit=BytesPerSecondIEC,
+                size=(12, 8),
             ),
         ],
     )

@@ -38,6 +38,11 @@ def runbook_template(settings: RuleSettings) -> str:
     return f"{settings.runbooks_url.rstrip('/')}/${{__data.fields.alertname}}.md"
 
 
+def known_crash_template(settings: RuleSettings) -> str:
+    """Return the address of what is known of the crash in a row with a column ``known``."""
+    return f"{settings.runbooks_url.rstrip('/')}/FaktoryKnownCrashRisk.md#${{__data.fields.known}}"
+
+
 def to_dashboards() -> DashboardLink:
     """Return the links to all dashboards, which keep the time range and the variables."""
     return (

@@ -8,8 +8,8 @@ from grafana_foundation_sdk.models.units import BytesIEC, DateTimeFromNow, OpsPe
 
 from dashboards.alerts import WATCHDOG, firing, firing_since
 from dashboards.board import Row, board
-from dashboards.declared import BUSIEST_THROTTLE, REDIS_TOLD
-from dashboards.links import row_address, runbook_template, to_detail
+from dashboards.declared import BUSIEST_THROTTLE, LAST_CRASHES, LOGGED, PROCESS_AGE, PROCESS_MEMORY, REDIS_TOLD
+from dashboards.links import known_crash_template, row_address, runbook_template, to_detail
 from dashboards.panels import UP_OR_DOWN, Column, Opens, Panels
 from dashboards.queries import BY_SERVER, QUEUE, SERVER, Query, Select, grown, per_second, quantile
 from dashboards.thresholds import COLORS, GOOD, Levels, Steps, above
@@ -33,6 +33,7 @@ def dashboard(settings: RuleSettings) -> Dashboard:
         _tiles(settings),
         _wrong(settings),
         _servers(settings),
+        _deaths(settings),
         _work(settings),
         _resources(settings),
     )
@@ -246,6 +247,8 @@ def _wrong(settings: RuleSettings) -> Row:
         "set": "Set",
         "reason": "Reason",
         "scope": "Scope",
+        "component": "Component",
+        "known": "Known",
     }
     return Row(
         "What is wrong",
@@ -394,6 +397,166 @@ def _servers(settings: RuleSettings) -> Row:
             ),
         ],
     )
+
+
+def _deaths(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    alerts = settings.alerts
+    crashed, silent, looping = (
+        alerts.faktory_process_crashed,
+        alerts.faktory_process_died_unexplained,
+        alerts.faktory_process_crash_loop,
+    )
+    risk, panic, race, lost = (
+        alerts.faktory_known_crash_risk,
+        alerts.faktory_recovered_panic,
+        alerts.faktory_data_race,
+        alerts.faktory_job_lost,
+    )
+    crashes, events = see.server("faktory_process_crashes_total"), see.server("faktory_log_events_total", _LOSSES)
+    started = see.server("faktory_process_start_time_seconds")
+    return Row(
+        "Why the process died",
+        [
+            make.graph(
+                panels.PROCESS_CRASHES,
+                "Crashes of the server",
+                f"""
+                Ends of the server's process that nobody asked for, by class, within {crashed.window}; dashed all of
+                them within {looping.window}, of which {looping.crashes} are a crash loop. Each breaks every connection.
+                The table beside names the function: stop what leads there, or update.
+                """,
+                Query(expr=grown(crashes, crashed.window), legend=f"{{{{class}}}}, {SERVER}"),
+                Query(
+                    expr=f"round(sum without (class) (increase({crashes}[{looping.window}])))",
+                    legend=f"all, {SERVER}",
+                    compared=True,
+                ),
+                unit=Short,
+                size=(10, 8),
+                steps=above((1, crashed.severity), (1, silent.severity), (looping.crashes, looping.severity)),
+                whole=True,
+            ),
+            make.table(
+                LAST_CRASHES,
+                "Last crash of each class",
+                """
+                When the server last died of each class, and in which function outside Go's runtime. A click on a known
+                incident opens what is known of it: what leads there, and which version is mended.
+                """,
+                Column(
+                    title="Died",
+                    expr=f"1000 * max by ({', '.join(_CRASH)})"
+                    f" ({see.server('faktory_process_last_crash_timestamp_seconds')})",
+                    unit=DateTimeFromNow,
+                ),
+                keys=_CRASH,
+                size=(14, 8),
+                opens=Opens("known", "Open what is known of it", known_crash_template(settings)),
+                sorted_by="Died",
+                when_empty="no crash, or nobody reads the server's output",
+            ),
+            make.timeline(
+                panels.KNOWN_RISKS,
+                "Known crashes that can befall it",
+                """
+                Whether the server's version has a known defect and what leads to it is in use: the crash can come at
+                any time. No bar: it is not known whether it is in use. See the runbook for what to stop and which
+                version is mended.
+                """,
+                Query(expr=see.server("faktory_known_crash_risk"), legend=f"{{{{known}}}}, {SERVER}"),
+                values={0: ("no", GOOD), 1: ("can happen", COLORS[risk.severity])},
+                steps=above((1, risk.severity)),
+                size=(12, 7),
+            ),
+            make.graph(
+                panels.SURVIVED,
+                "Panics and races that it survived",
+                f"""
+                Panics that the server recovered from within {panic.window}, and data races that Go's race detector
+                reported within {race.window}. Nothing died of them, but the same defect may kill it elsewhere. See
+                Forewarn's /api/v1/incidents for the stacks.
+                """,
+                Query(
+                    expr=grown(see.server("faktory_recovered_panics_total"), panic.window),
+                    legend=f"recovered panics, {SERVER}",
+                ),
+                Query(expr=grown(see.server("faktory_data_races_total"), race.window), legend=f"data races, {SERVER}"),
+                unit=Short,
+                size=(12, 7),
+                steps=above((1, panic.severity), (1, race.severity)),
+                whole=True,
+            ),
+            make.graph(
+                panels.LOSSES,
+                "What its log says is lost",
+                f"""
+                Within {lost.window}: jobs that could be put nowhere, crashes of the server's Redis, and FLUSH commands,
+                which delete everything. What is lost does not come back by itself. See the log for the lines around
+                it, before more is lost.
+                """,
+                Query(expr=grown(events, lost.window), legend=f"{{{{event}}}}, {SERVER}"),
+                unit=Short,
+                size=(12, 7),
+                steps=above(
+                    (1, lost.severity),
+                    (1, alerts.faktory_store_crashed.severity),
+                    (1, alerts.faktory_flushed.severity),
+                ),
+                whole=True,
+            ),
+            make.graph(
+                LOGGED,
+                "What its log says",
+                """
+                Lines of the server's log that tell something, by event, within each step. A start without an order to
+                stop before it is a crash. busy_page and stats_page are pages that can kill the server: see who loads
+                them.
+                """,
+                Query(expr=grown(see.server("faktory_log_events_total")), legend=f"{{{{event}}}}, {SERVER}"),
+                unit=Short,
+                size=(12, 7),
+                whole=True,
+                bars=True,
+            ),
+            make.graph(
+                PROCESS_AGE,
+                "Age of the process",
+                """
+                How long the server's process has been running, as the kernel tells. Each fall to zero is a new process:
+                a restart, or a crash. Empty where Forewarn cannot see the process: compare with the restarts above.
+                """,
+                Query(expr=f"time() - {started}"),
+                unit=Seconds,
+                size=(12, 7),
+            ),
+            make.graph(
+                PROCESS_MEMORY,
+                "Memory of the process",
+                """
+                Resident memory of the server's process, as the kernel counts it when it looks for one to kill. Dashed
+                is what Go has taken from the system. A death without a word at a peak is most often the kernel's: give
+                it more, or find what takes it.
+                """,
+                Query(expr=see.server("faktory_process_resident_memory_bytes"), legend=f"resident, {SERVER}"),
+                Query(expr=see.server("faktory_memory_bytes"), legend=f"taken, {SERVER}", compared=True),
+                unit=BytesIEC,
+                size=(12, 7),
+            ),
+        ],
+    )
+
+
+_LOSSES = 'event=~"flushed|job_lost|store_crashed"'
+_CRASH = {
+    "server": "Server",
+    "instance": "Forewarn",
+    "job": "Job",
+    "class": "Class",
+    "component": "Component",
+    "known": "Known incident",
+}
+"""What tells a crash, with the titles of its columns."""
 
 
 def _work(settings: RuleSettings) -> Row:

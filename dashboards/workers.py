@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana_foundation_sdk.models.units import PercentUnit, Seconds, Short
 
 from dashboards.board import Row, board
-from dashboards.declared import PEER_COUNTS
+from dashboards.declared import OPEN_FILES, PEER_COUNTS, SOCKET_STATES
 from dashboards.panels import Panels
 from dashboards.queries import PAIR, SERVER, Query, Select, grown
 from dashboards.thresholds import Levels, above, below
@@ -22,8 +22,12 @@ def dashboard(settings: RuleSettings) -> Dashboard:
         settings,
         WORKERS,
         "Faktory / Workers and connections",
-        "How near the connection limit is and who holds the connections; which workers are left, and who crashed.",
+        """
+        How near the connection limit is and who holds the connections; whether the server lets anybody in; which
+        workers are left, and who crashed.
+        """,
         _connections(settings),
+        _sockets(settings),
         _workers(settings),
         choose=("queue", "jobtype"),
     )
@@ -39,6 +43,7 @@ def _connections(settings: RuleSettings) -> Row:
     )
     silent, full = alerts.faktory_statsd_silent, alerts.faktory_statsd_silent_near_limit
     peers, open_now = see.server("faktory_peer_connections"), see.server("faktory_connections")
+    logged = see.server("faktory_log_events_total", 'event="connection_refused"')
     by_peer = f"{{{{peer}}}} ({SERVER})"
     return Row(
         "Connections",
@@ -86,10 +91,18 @@ def _connections(settings: RuleSettings) -> Row:
                 panels.CONNECTIONS_REFUSED,
                 f"Refusals within {refused.window}",
                 """
-                How often Forewarn's own connection was refused at the limit. Producers and workers are refused alike.
-                Close what leaks connections, or end the process that holds most of them.
+                How often connections were refused at the limit: those of all clients where Forewarn reads the server's
+                log, and Forewarn's own. Producers and workers are refused alike. Close what leaks connections, or end
+                the process that holds most of them.
                 """,
-                Query(expr=grown(see.server("faktory_connections_refused_total"), refused.window)),
+                Query(
+                    expr=f"round(sum without (event) (increase({logged}[{refused.window}])))",
+                    legend=f"of all, {SERVER}",
+                ),
+                Query(
+                    expr=grown(see.server("faktory_connections_refused_total"), refused.window),
+                    legend=f"of Forewarn, {SERVER}",
+                ),
                 unit=Short,
                 size=(8, 8),
                 steps=above((1, refused.severity)),
@@ -139,6 +152,107 @@ def _connections(settings: RuleSettings) -> Row:
                 unit=Seconds,
                 size=(24, 8),
                 steps=above((silent.seconds, silent.severity), (full.seconds, full.severity)),
+            ),
+        ],
+    )
+
+
+def _sockets(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    alerts = settings.alerts
+    queue, leak = alerts.faktory_accept_queue_filling, alerts.faktory_close_wait_leak
+    files, filling = alerts.faktory_process_file_descriptors, alerts.faktory_process_file_descriptors_filling
+    waiting = see.server("faktory_accept_queue_connections")
+    leaving = see.server("faktory_sockets", 'state="close_wait"')
+    floor = f"min_over_time({leaving}[{leak.window}]"
+    return Row(
+        "Sockets and files, as the kernel tells",
+        [
+            make.graph(
+                panels.ACCEPT_QUEUE,
+                "Connections not let in yet",
+                f"""
+                Connections that wait for the server to accept them, now and at least within {queue.window}; on the
+                right how many may. A healthy server accepts at once. Some all the time: it lags behind. More and more:
+                it has no file descriptor left, or stands still. See its processor time and whether it is stopped.
+                """,
+                Query(expr=f"min_over_time({waiting}[{queue.window}])", legend=f"all the time, {SERVER}"),
+                Query(expr=waiting, legend=f"now, {SERVER}", compared=True),
+                Query(
+                    expr=see.server("faktory_accept_queue_limit"),
+                    legend=f"may wait, {SERVER}",
+                    unit="none",
+                    compared=True,
+                ),
+                unit=Short,
+                size=(8, 8),
+                steps=above((queue.connections, queue.severity), (queue.critical_connections, "critical")),
+            ),
+            make.graph(
+                panels.CLOSE_WAIT,
+                "Left by clients, and not closed",
+                f"""
+                Sockets whose client has gone and that the server holds on to (close_wait): now, and at least within
+                {leak.window}; dashed the same {leak.window} before. A least number that grows is a leak in the server.
+                See whether its Redis answers, and what its goroutines wait for.
+                """,
+                Query(expr=f"{floor})", legend=f"all the time, {SERVER}"),
+                Query(expr=leaving, legend=f"now, {SERVER}"),
+                Query(expr=f"{floor} offset {leak.window})", legend=f"before, {SERVER}", compared=True),
+                unit=Short,
+                size=(8, 8),
+                steps=above((leak.sockets, leak.severity)),
+            ),
+            make.graph(
+                SOCKET_STATES,
+                "Sockets by state",
+                """
+                Sockets of the server's command port by their TCP state, one on the other. syn_recv that grow: clients
+                that do not finish their handshake, or a flood. time_wait that grow: clients that connect anew for each
+                job. See which peer it is.
+                """,
+                Query(expr=see.server("faktory_sockets"), legend=f"{{{{state}}}}, {SERVER}"),
+                unit=Short,
+                size=(8, 8),
+                stacked=True,
+            ),
+            make.graph(
+                panels.FILES_USED,
+                "File descriptors used",
+                """
+                Share of the file descriptors in use that the server may have; the lines are where the alerts fire. At
+                the bound it accepts no connection any more until it is restarted. See whether connections grow, and
+                raise the bound of its service.
+                """,
+                Query(expr=see.server(recording.FILES_USED)),
+                unit=PercentUnit,
+                size=(8, 8),
+                steps=above((files.used_share, files.severity), (files.critical_share, "critical")),
+            ),
+            make.graph(
+                panels.FILES_TIME_LEFT,
+                "Time until the last file descriptor",
+                f"""
+                When the bound is reached if they go on growing as over the last {filling.window}. Empty while they do
+                not grow. Below the line, and above {filling.used_share:.0%} of the bound, the alert fires: find what
+                opens connections and does not close them.
+                """,
+                Query(expr=see.server(recording.FILES_SECONDS_LEFT)),
+                unit=Seconds,
+                size=(8, 8),
+                steps=below(filling.seconds_left, filling.severity),
+            ),
+            make.graph(
+                OPEN_FILES,
+                "File descriptors",
+                """
+                Files and sockets that the server has open, and dashed how many it may. Each connection takes one, and
+                its own to Redis another. A bound below twice the connection limit is too low: raise it.
+                """,
+                Query(expr=see.server("faktory_process_open_fds"), legend=f"open, {SERVER}"),
+                Query(expr=see.server("faktory_process_max_fds"), legend=f"bound, {SERVER}", compared=True),
+                unit=Short,
+                size=(8, 8),
             ),
         ],
     )

@@ -16,7 +16,9 @@ import msgspec
 
 from exporter.model import (
     AGE_BUCKETS,
+    CRASH_KINDS,
     DURATION_BUCKETS,
+    NONE,
     BusyVerdict,
     CrashReason,
     Decision,
@@ -25,6 +27,7 @@ from exporter.model import (
     ExecutionsVerdict,
     Exemplar,
     Ignored,
+    LogEvent,
     QueuesVerdict,
     Reason,
     Rejection,
@@ -79,6 +82,7 @@ class Source(StrEnum):
     FOREWARN = "Forewarn"
     KERNEL = "kernel"
     STATSD = "StatsD"
+    LOG = "log"
 
 
 class Fresh(StrEnum):
@@ -109,7 +113,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def own(self) -> bool:
         """Whether the metric is the sidecar's own, so that its name does not depend on the watched system."""
-        return self.name.startswith(("forewarn_", "process_"))
+        return self.name.startswith("forewarn_") or self.group == _PROCESS
 
     @property
     def help(self) -> str:
@@ -194,6 +198,25 @@ PEER_CONNECTIONS = Metric(
     ),
     source=Source.KERNEL,
     labels=("peer",),
+)
+SOCKETS = Metric(
+    name="sockets",
+    group=_CONNECTIONS,
+    meaning="Sockets of the command port by TCP state; close_wait: the client has gone, and the server holds on.",
+    source=Source.KERNEL,
+    labels=("state",),
+)
+ACCEPT_QUEUE = Metric(
+    name="accept_queue_connections",
+    group=_CONNECTIONS,
+    meaning="Connections to the command port that the server has not accepted yet: it lags behind, or stands still.",
+    source=Source.KERNEL,
+)
+ACCEPT_QUEUE_LIMIT = Metric(
+    name="accept_queue_limit",
+    group=_CONNECTIONS,
+    meaning="How many connections may wait to be accepted, before the kernel lets new ones wait outside.",
+    source=Source.KERNEL,
 )
 
 _QUEUES = "Queues and sets"
@@ -372,6 +395,110 @@ THROTTLE_WAITING = Metric(
     meaning="Jobs that wait in a throttled queue.",
     source=Source.STORE,
     labels=("queue",),
+)
+
+_DEATH = "Why the process died, where its output is read"
+PROCESS_CRASHES = Metric(
+    name="process_crashes_total",
+    group=_DEATH,
+    meaning=(
+        "Ends of the server's process that nobody asked for, by what it printed: unexplained where it printed nothing, "
+        "killed where it was killed by SIGKILL."
+    ),
+    source=Source.LOG,
+    kind=Kind.COUNTER,
+    labels=("class",),
+)
+LAST_CRASH = Metric(
+    name="process_last_crash_timestamp_seconds",
+    group=_DEATH,
+    meaning=(
+        "When the newest of the crashes of a class was: the component is the first function outside the Go runtime, "
+        "known names the known incident that it is, or none."
+    ),
+    source=Source.LOG,
+    unit="seconds",
+    labels=("class", "component", "known"),
+)
+DATA_RACES = Metric(
+    name="data_races_total",
+    group=_DEATH,
+    meaning="Data races that Go's race detector reported; the server survived them.",
+    source=Source.LOG,
+    kind=Kind.COUNTER,
+)
+RECOVERED_PANICS = Metric(
+    name="recovered_panics_total",
+    group=_DEATH,
+    meaning="Panics that the server printed and survived.",
+    source=Source.LOG,
+    kind=Kind.COUNTER,
+)
+LOG_EVENTS = Metric(
+    name="log_events_total",
+    group=_DEATH,
+    meaning="What the server said in its log, by event: every one of them is there at 0 from the start.",
+    source=Source.LOG,
+    kind=Kind.COUNTER,
+    labels=("event",),
+)
+LOG_READ = Metric(
+    name="log_read_bytes_total",
+    group=_DEATH,
+    meaning="Bytes of the server's output that were read.",
+    source=Source.LOG,
+    kind=Kind.COUNTER,
+    unit="bytes",
+)
+LOG_UNREAD = Metric(
+    name="log_unread_bytes",
+    group=_DEATH,
+    meaning="Bytes of the log's files that are still to be read.",
+    source=Source.LOG,
+    unit="bytes",
+)
+LOG_QUIET = Metric(
+    name="log_quiet_seconds",
+    group=_DEATH,
+    meaning="How long ago anything was read of the server's output; absent before there was any.",
+    source=Source.LOG,
+    unit="seconds",
+)
+KNOWN_RISK = Metric(
+    name="known_crash_risk",
+    group=_DEATH,
+    meaning=(
+        "1 where a known crash can befall the server: its version has it, and what leads to it is in use; absent where "
+        "that is not known."
+    ),
+    source=Source.HEALTH,
+    labels=("known",),
+)
+SERVER_STARTED = Metric(
+    name="process_start_time_seconds",
+    group=_DEATH,
+    meaning="When the server's process started, in Unix time; absent, like the next ones, where it cannot be seen.",
+    source=Source.KERNEL,
+    unit="seconds",
+)
+SERVER_FDS = Metric(
+    name="process_open_fds",
+    group=_DEATH,
+    meaning="Open file descriptors of the server's process.",
+    source=Source.KERNEL,
+)
+SERVER_MAX_FDS = Metric(
+    name="process_max_fds",
+    group=_DEATH,
+    meaning="File descriptors that the server's process may open.",
+    source=Source.KERNEL,
+)
+SERVER_RESIDENT = Metric(
+    name="process_resident_memory_bytes",
+    group=_DEATH,
+    meaning="Resident memory of the server's process.",
+    source=Source.KERNEL,
+    unit="bytes",
 )
 
 _STATSD = "What the server tells by StatsD, where Forewarn listens for it"
@@ -675,6 +802,9 @@ SNAPSHOT_METRICS: tuple[Metric, ...] = (
     CONNECTIONS_LIMIT,
     CONNECTIONS_REFUSED,
     PEER_CONNECTIONS,
+    SOCKETS,
+    ACCEPT_QUEUE,
+    ACCEPT_QUEUE_LIMIT,
     QUEUE_JOBS,
     QUEUE_LATENCY,
     QUEUE_PAUSED,
@@ -697,6 +827,19 @@ SNAPSHOT_METRICS: tuple[Metric, ...] = (
     THROTTLE_SATURATION,
     THROTTLE_SATURATED,
     THROTTLE_WAITING,
+    PROCESS_CRASHES,
+    LAST_CRASH,
+    DATA_RACES,
+    RECOVERED_PANICS,
+    LOG_EVENTS,
+    LOG_READ,
+    LOG_UNREAD,
+    LOG_QUIET,
+    KNOWN_RISK,
+    SERVER_STARTED,
+    SERVER_FDS,
+    SERVER_MAX_FDS,
+    SERVER_RESIDENT,
     *STATSD_METRICS,
     COLLECTOR_UP,
     COLLECTOR_DURATION,
@@ -775,6 +918,10 @@ def columns(snapshot: Snapshot) -> Iterator[Column]:
     yield _one(CONNECTIONS_REFUSED, snapshot.connections.refused)
     peers = snapshot.connections.peers or {}
     yield PEER_CONNECTIONS, [(peer,) for peer in peers], list(peers.values())
+    states = snapshot.connections.states or {}
+    yield SOCKETS, [(state,) for state in states], list(states.values())
+    yield _one(ACCEPT_QUEUE, snapshot.connections.waiting)
+    yield _one(ACCEPT_QUEUE_LIMIT, snapshot.connections.backlog)
 
     yield from _queues(snapshot.queues)
     sets, overdue = seen.sets or {}, seen.overdue or {}
@@ -790,6 +937,7 @@ def columns(snapshot: Snapshot) -> Iterator[Column]:
     yield _one(WORKERS, None if stale else snapshot.workers.registered)
     yield from _workers(snapshot.workers)
     yield from _throttles(snapshot.throttles)
+    yield from _death(snapshot)
     yield from _statsd(snapshot.statsd)
     yield from _sidecar(snapshot)
 
@@ -846,6 +994,42 @@ def _throttles(verdict: ThrottlesVerdict) -> Iterator[Column]:
     # A queue throttled in both scopes has one queue of jobs behind it.
     waiting = {(queue,): use.waiting for (queue, _), use in throttles.items()}
     yield _known(THROTTLE_WAITING, list(waiting), list(waiting.values()))
+
+
+def _death(snapshot: Snapshot) -> Iterator[Column]:
+    seen, verdict = snapshot.observation, snapshot.process
+    if verdict is None:
+        yield from ((metric, (), ()) for metric in _OF_LOG)
+    else:
+        yield PROCESS_CRASHES, [(it.value,) for it in CRASH_KINDS], [verdict.crashes.get(it, 0) for it in CRASH_KINDS]
+        last = {it.kind: it for it in verdict.incidents if it.crash and it.at is not None}
+        keys = [(it.kind.value, label_value(it.component or NONE), it.known or "none") for it in last.values()]
+        yield _known(LAST_CRASH, keys, [it.at for it in last.values()])
+        yield DATA_RACES, [()], [verdict.races]
+        yield RECOVERED_PANICS, [()], [verdict.recovered]
+        yield LOG_EVENTS, [(it.value,) for it in LogEvent], [verdict.events.get(it, 0) for it in LogEvent]
+        yield LOG_READ, [()], [verdict.read_bytes]
+        yield _one(LOG_UNREAD, verdict.unread_bytes)
+        yield _one(LOG_QUIET, None if verdict.last_at is None else seen.now - verdict.last_at)
+    risks = seen.known_risks or {}
+    yield KNOWN_RISK, [(name,) for name in risks], [int(it) for it in risks.values()]
+    process = seen.process
+    yield _one(SERVER_STARTED, None if process is None else process.started_at)
+    yield _one(SERVER_FDS, None if process is None else process.open_fds)
+    yield _one(SERVER_MAX_FDS, None if process is None else process.max_fds)
+    yield _one(SERVER_RESIDENT, None if process is None else process.resident_bytes)
+
+
+_OF_LOG = (
+    PROCESS_CRASHES,
+    LAST_CRASH,
+    DATA_RACES,
+    RECOVERED_PANICS,
+    LOG_EVENTS,
+    LOG_READ,
+    LOG_UNREAD,
+    LOG_QUIET,
+)
 
 
 def _statsd(verdict: StatsdVerdict | None) -> Iterator[Column]:
@@ -954,9 +1138,14 @@ Sources:
 - *configuration*: Forewarn's settings and the server's own configuration files.
 - *Forewarn*: found or counted by Forewarn itself.
 - *StatsD*: what the server itself tells by StatsD, where it is pointed at Forewarn's `--statsd.listen`.
-- *kernel*: `/proc` of Forewarn's process. Peers are from the kernel's socket diagnosis (netlink, what `ss` asks), which
-  gVisor does not have and a seccomp profile may forbid: then they are not known. Of clients that come through a proxy
-  the proxy is the peer, and where it is a proxy that listens on the port, they are the proxy's peers.
+- *log*: what the server prints, where `log_files` or `log_journals` tell where, or `forewarn exec` runs it.
+- *kernel*: `/proc` of Forewarn's process, and of the server's where it can be seen. Sockets are from the kernel's
+  socket diagnosis (netlink, what `ss` asks), which gVisor does not have and a seccomp profile may forbid: then they
+  are not known. Of clients that come through a proxy the proxy is the peer, and where it is a proxy that listens on
+  the port, they are the proxy's peers.
+
+Of what the server prints only functions (the component) and the names of known incidents become label values: messages,
+files and goroutines go to logs, traces and `/api/v1/incidents`.
 
 All facts of one server come from one poll: `forewarn_snapshot_age_seconds` tells how long ago it ended.
 """

@@ -268,6 +268,169 @@ class StatsdFacts(msgspec.Struct, frozen=True):
     """Since the observation before."""
 
 
+class IncidentKind(StrEnum):
+    """What befell a process: a closed set, so that it may be a label value."""
+
+    CONCURRENT_MAP = "concurrent-map"
+    NIL_DEREFERENCE = "nil-dereference"
+    PANIC = "panic"
+    DEADLOCK = "deadlock"
+    OUT_OF_MEMORY = "out-of-memory"  # told by the Go runtime, or killed for it by the kernel
+    STACK_OVERFLOW = "stack-overflow"
+    MEMORY_FAULT = "memory-fault"
+    THREAD_EXHAUSTION = "thread-exhaustion"
+    SYNC_MISUSE = "sync-misuse"
+    SIGNAL = "signal"
+    RUNTIME = "runtime"
+    KILLED = "killed"  # by SIGKILL, without a word of its own
+    UNEXPLAINED = "unexplained"  # it went, and nothing tells why
+    DATA_RACE = "data-race"
+    RECOVERED_PANIC = "recovered-panic"
+
+
+CRASH_KINDS: tuple[IncidentKind, ...] = tuple(
+    it for it in IncidentKind if it not in {IncidentKind.DATA_RACE, IncidentKind.RECOVERED_PANIC}
+)
+"""What ends a process. The other two are defects that it survived."""
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One call of a stack: never its arguments."""
+
+    function: str
+    """With its import path."""
+    file: str | None = None
+    line: int | None = None
+
+
+class Incident(msgspec.Struct, frozen=True, tag="incident"):
+    """One thing that befell a process, as what it printed tells. Everything is bounded."""
+
+    kind: IncidentKind
+    message: str
+    """At most :data:`MAX_ERROR` characters."""
+    at: float | None = None
+    """When it was printed, where the log tells it, else when it was read; ``None``: not known."""
+    frames: tuple[Frame, ...] = ()
+    """Of the goroutine that did it, innermost first, without the runtime's own."""
+    goroutines: Mapping[str, int] = {}
+    """How many goroutines were in each state, as far as the output tells."""
+    modules: Mapping[str, str] = {}
+    """Versions of the modules in the stack, by path."""
+    group: str = ""
+    """The same for incidents that are alike, whatever their addresses, ids and line numbers."""
+    known: str | None = None
+    """Which known incident it is."""
+    hint: str | None = None
+    """What is known of it: in which version it was mended, or how to avoid it."""
+
+    @property
+    def crash(self) -> bool:
+        """Whether it ends the process."""
+        return self.kind in CRASH_KINDS
+
+    @property
+    def function(self) -> str | None:
+        """The first function that is not the runtime's, with its import path."""
+        return self.frames[0].function if self.frames else None
+
+    @property
+    def component(self) -> str | None:
+        """The same as people say it: ``webui.busyWorkers``."""
+        return None if self.function is None else self.function.rpartition("/")[2]
+
+
+class LogEvent(StrEnum):
+    """What a server says of itself in its log."""
+
+    STARTED = "started"  # value: its pid
+    STOPPING = "stopping"  # it was told to stop, and does
+    CONNECTION_REFUSED = "connection_refused"
+    WORKER_REAPED = "worker_reaped"
+    JOB_LOST = "job_lost"
+    STORE_LOADING = "store_loading"
+    STORE_CRASHED = "store_crashed"
+    FLUSHED = "flushed"
+    LIMIT = "limit"  # value: how many connections it may accept
+    BUSY_PAGE = "busy_page"  # somebody loaded a page that can kill it
+    STATS_PAGE = "stats_page"
+
+
+class Noticed(msgspec.Struct, frozen=True, tag="noticed"):
+    """One line of the log that says something."""
+
+    event: LogEvent
+    at: float | None = None
+    value: int | None = None
+
+
+class Exited(msgspec.Struct, frozen=True, tag="exited"):
+    """The process ended, as its parent, systemd or the kernel tells."""
+
+    at: float | None = None
+    status: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+    """Whether the kernel killed it because there was no memory left."""
+
+
+LogEntry = Incident | Noticed | Exited
+"""One thing that a server's output tells."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a file of the log has been read, so that the next run of Forewarn goes on there."""
+
+    path: str
+    device: int
+    inode: int
+    offset: int
+    head: str
+    """What tells the file from another that came to stand in its place: a hash of its first bytes."""
+    head_size: int
+    """Of how many bytes."""
+
+
+class LogFacts(msgspec.Struct, frozen=True):
+    """What the server's output told since the observation before."""
+
+    entries: tuple[LogEntry, ...] = ()
+    """In the order in which they were printed."""
+    dropped: int = 0
+    """How many more there were than are kept."""
+    reading: bool = False
+    """Whether more may be about to come: an incident is being read, or there is output that has not been read yet."""
+    positions: tuple[Position, ...] = ()
+    """Up to where these entries reach."""
+    read_bytes: int = 0
+    unread_bytes: int | None = None
+    last_at: float | None = None
+    """When anything was read last, by the *server's* clock."""
+
+
+class ProcessFacts(msgspec.Struct, frozen=True):
+    """What the kernel tells of the server's process, where it can be seen."""
+
+    pid: int
+    started_at: float | None = None
+    open_fds: int | None = None
+    max_fds: int | None = None
+    resident_bytes: int | None = None
+
+
+class SocketFacts(msgspec.Struct, frozen=True):
+    """What the kernel tells of the sockets of the server's port."""
+
+    peers: Mapping[str, int]
+    """Client connections by the address that they come from."""
+    states: Mapping[str, int] = {}
+    """Sockets by TCP state, in lower case: ``established``, ``close_wait``, ``syn_recv`` and so on."""
+    waiting: int | None = None
+    """Connections that the server has not accepted yet."""
+    backlog: int | None = None
+    """How many may wait."""
+
+
 class Observation(msgspec.Struct, frozen=True):
     """The raw facts of one poll."""
 
@@ -281,8 +444,15 @@ class Observation(msgspec.Struct, frozen=True):
     """How often our own connection was refused at the connection limit since the observation before."""
     health: Health | None = None
     connections_limit: int | None = None
-    peers: Mapping[str, int] | None = None
-    """Client connections by the address that they come from; ``None`` where the server's sockets cannot be seen."""
+    sockets: SocketFacts | None = None
+    """``None`` where the server's sockets cannot be seen."""
+    process: ProcessFacts | None = None
+    """``None`` where the server's process cannot be seen."""
+    log: LogFacts | None = None
+    """``None`` where nobody reads the server's output, or it could not be read in this poll."""
+    known_risks: Mapping[str, bool] | None = None
+    """By the name of a known incident whether it can befall this server: its version has it, and the feature that leads
+    to it is in use. Left out where the latter is not known."""
     details: Details | None = None
     queues: Mapping[str, Queue] | None = None
     sets: Mapping[str, int] | None = None
@@ -364,6 +534,12 @@ class ConnectionsVerdict(msgspec.Struct, frozen=True):
     refused: int
     peers: Mapping[str, int] | None = None
     """By label value: the largest, and the rest in one."""
+    states: Mapping[str, int] | None = None
+    """Sockets by TCP state; a state that was told once stays, at 0."""
+    waiting: int | None = None
+    """Connections that the server has not accepted yet."""
+    backlog: int | None = None
+    """How many may wait."""
 
 
 class BusyGroup(msgspec.Struct, frozen=True):
@@ -482,7 +658,7 @@ class Restart(msgspec.Struct, frozen=True, tag="restart"):
     until: float
 
 
-Told = Execution | Orphaned | WorkerCrash | Restart
+Told = Execution | Orphaned | WorkerCrash | Restart | Incident
 """One thing that becomes a trace, or a part of one."""
 
 
@@ -565,6 +741,25 @@ class StatsdVerdict(msgspec.Struct, frozen=True):
     """So far."""
 
 
+class ProcessVerdict(msgspec.Struct, frozen=True):
+    """Why the server's process died, and what it survived: as far as its output is read."""
+
+    crashes: Mapping[IncidentKind, int]
+    """So far by kind: every one of :data:`CRASH_KINDS`, from the start at 0."""
+    races: int
+    recovered: int
+    events: Mapping[LogEvent, int]
+    """So far: what the log said, of each event from the start at 0."""
+    incidents: tuple[Incident, ...] = ()
+    """The newest that are settled, oldest first; each has an ``at``."""
+    found: tuple[Incident, ...] = ()
+    """Those of them that this observation settled."""
+    read_bytes: int = 0
+    """So far."""
+    unread_bytes: int | None = None
+    last_at: float | None = None
+
+
 class CollectorTotals(msgspec.Struct, frozen=True):
     """The newest run of one part of the poll, and its failures so far by reason."""
 
@@ -591,6 +786,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """``None`` where traces are off."""
     statsd: StatsdVerdict | None = None
     """``None`` where nothing listens for StatsD."""
+    process: ProcessVerdict | None = None
+    """``None`` where nobody reads the server's output."""
 
 
 AGE_BUCKETS: tuple[float, ...] = (

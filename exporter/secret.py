@@ -50,3 +50,20 @@ class Secret:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         message = "a secret is not to be serialised"
         raise TypeError(message)
+
+
+def without_credentials(text: str, *, cut: bool = False) -> str:
+    """Return ``text`` without the user and password of any URL in it.
+
+    ``cut``: it may go on. Its end may be a password then, which no ``@`` marks as one, and is left out too.
+    """
+    *words, last = text.split(" ")
+    return " ".join([*map(_without, words), _without(last, cut=cut)])
+
+
+def _without(word: str, *, cut: bool = False) -> str:
+    head, slashes, rest = word.partition("//")
+    _, at, host = rest.rpartition("@")
+    if slashes and cut:
+        return f"{head}//***"
+    return f"{head}//***@{host}" if slashes and at else word

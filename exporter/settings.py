@@ -8,10 +8,11 @@ only as :class:`~exporter.secret.Secret`. No text of this module ever repeats a 
 from __future__ import annotations
 
 import difflib
+import glob
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
@@ -54,6 +55,9 @@ MAX_SLOW: Final = 365 * 86400
 MAX_TRACES_PER_SECOND: Final = 10_000
 MAX_REQUEST_MILLISECONDS: Final = 600_000
 MAX_NAMESPACE: Final = 64
+MAX_LOG_FILES: Final = 32
+MAX_LOG_JOURNALS: Final = 8
+MAX_PATH: Final = 4096
 WEB_LISTEN_ADDRESS: Final = Address("127.0.0.1", 9386)
 
 GLOBAL_FLAGS: Final[Mapping[str, str]] = {
@@ -87,6 +91,8 @@ SERVER_FLAGS: Final[Mapping[str, str]] = {
     "faktory.redis-password-file": "redis_password_file",
     "faktory.ca-file": "ca_file",
     "faktory.redis-ca-file": "redis_ca_file",
+    "faktory.log-file": "log_files",
+    "faktory.log-journal": "log_journals",
     "statsd.listen": "statsd_listen",
     "statsd.listen-unix": "statsd_listen_unix",
     "statsd.relay": "statsd_relay",
@@ -106,6 +112,7 @@ HOW_TO_BEGIN: Final = (
 _TABLES: Final = ("log", "web", "otlp", "traces", "statsd")
 _INTEGER_KEYS: Final = frozenset({"max_label_values", "connections_limit"})
 _NUMBER_KEYS: Final = frozenset({"traces.slow_seconds", "traces.ratio", "traces.per_second", "traces.poll_ratio"})
+_LIST_KEYS: Final = frozenset({"log_files", "log_journals"})
 _SERVER_KEYS: Final = ("name", "system", *SERVER_FLAGS.values())
 
 _SERVICE_LINK: Final = re.compile(
@@ -117,6 +124,8 @@ _DURATION: Final = re.compile(
     r"(?:(\d{1,9})y)?(?:(\d{1,9})w)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?",
     re.ASCII,
 )
+_UNIT_NAME: Final = re.compile(r"[A-Za-z0-9:_.\\@*?\[\]][A-Za-z0-9:_.\\@*?\[\]-]{0,254}", re.ASCII)
+"""What systemd calls a unit, or a pattern of such names. One that begins with a dash would be an option."""
 _UNITS: Final = (365 * 86400.0, 7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
 
 _FLAG, _ENVIRONMENT, _FILE = range(3)
@@ -160,6 +169,15 @@ class StatsdTarget(msgspec.Struct, frozen=True, kw_only=True):
     address: StatsdAddress
 
 
+class LogWatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one server's output is read."""
+
+    files: tuple[str, ...] = ()
+    """Paths and patterns (``*``, ``?``, ``[]``, ``**``), of files and of named pipes; ``-`` is standard input."""
+    journals: tuple[str, ...] = ()
+    """Units of systemd whose journal is followed."""
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One server to watch."""
 
@@ -178,6 +196,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: Path | None = None
     redis_ca_file: Path | None = None
     statsd: StatsdListen | None = None
+    log: LogWatch | None = None
 
 
 class OtlpTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,11 +238,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from one push by StatsD to the next."""
 
 
-def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+def load(
+    flags: Mapping[str, str | Sequence[str] | None], environ: Mapping[str, str], *, own_input: bool = True
+) -> Settings:
     """Return the settings that ``flags`` (by name, without dashes), ``environ`` and the configuration file give.
 
-    An environment variable that is empty counts as not set. The standard variables of OpenTelemetry count as
-    environment, below Forewarn's own.
+    A flag that may be repeated has all its texts; none of them count as not given. An environment variable that is
+    empty counts as not set. The standard variables of OpenTelemetry count as environment, below Forewarn's own.
+    ``own_input``: whether standard input is Forewarn's to read, and not the server's that it runs.
 
     Raises:
         NothingConfigured: No server is configured.
@@ -231,7 +253,11 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Setting
     """
     problems: list[str] = []
     given = _from_environment(environ, problems)
-    given |= {name: _Given(text, f"--{name}", _FLAG) for name, text in flags.items() if text is not None}
+    given |= {
+        name: _Given(value if isinstance(value, str) else tuple(value), f"--{name}", _FLAG)
+        for name, value in flags.items()
+        if isinstance(value, str) or value
+    }
     file = _File({}, ())
     if config := given.get("config"):
         file = _read_file(Path(str(config.value)), config.place, problems)
@@ -244,6 +270,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Setting
     described = _described(given, file)
     servers = _servers(described, environ, problems)
     _check_statsd(described, servers, top, fields, problems)
+    _check_standard_input(described, servers, problems, own=own_input)
     if problems:
         raise SettingsError(list(dict.fromkeys(problems)))  # one variable may be wrong for both traces and metrics
     if not servers:
@@ -267,7 +294,7 @@ def parse_duration(text: str) -> float:
 class _Given(msgspec.Struct, frozen=True):
     """One value that somebody gave, and where: the lowest layer is the strongest."""
 
-    value: str | int | float
+    value: str | int | float | tuple[str, ...]
     place: str
     layer: int
     folder: Path = Path()
@@ -299,13 +326,15 @@ def _variable(flag: str) -> str:
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
     known = {_variable(flag): flag for flag in FLAGS}
+    lists = {flag for flag, key in SERVER_FLAGS.items() if key in _LIST_KEYS}
     found: dict[str, _Given] = {}
     if url := _faktory_url(environ, problems):
         found["faktory.url"] = url
     for name in sorted(environ):
         if name in known:
             if environ[name]:
-                found[known[name]] = _Given(environ[name], f"environment variable {name}", _ENVIRONMENT)
+                value = tuple(environ[name].split(":")) if known[name] in lists else environ[name]
+                found[known[name]] = _Given(value, f"environment variable {name}", _ENVIRONMENT)
         elif name.startswith("FOREWARN_") and not _is_service_link(name, environ[name]):
             problems.append(
                 f"environment variable {_shown_name(name)}: there is no such setting{_nearest(name, known)}"
@@ -423,8 +452,11 @@ def _typed(
             problems.append(f"{place}: there is no such key{_nearest(key, known)}")
         elif not isinstance(value, wanted) or isinstance(value, bool):
             problems.append(f"{place}: it is {_kind(value)}; {fix}")
+        elif isinstance(value, list) and (others := [it for it in value if not isinstance(it, str)]):
+            problems.append(f"{place}: there is {_kind(others[0])} in it; {fix}")
         else:
-            found[key] = _Given(cast("str | int | float", value), place, _FILE, path.parent)
+            one = tuple(value) if isinstance(value, list) else value
+            found[key] = _Given(cast("str | int | float | tuple[str, ...]", one), place, _FILE, path.parent)
     return found
 
 
@@ -434,6 +466,8 @@ def _wanted(key: str) -> tuple[type | tuple[type, ...], str]:
         return int, "write a whole number without quotes"
     if key in _NUMBER_KEYS:
         return (int, float), "write a number without quotes"
+    if key in _LIST_KEYS:
+        return (list, str), f'write a list of texts in quotes, such as {key} = ["one", "another"]'
     return str, "write a text in quotes"
 
 
@@ -447,6 +481,12 @@ def _kind(value: object) -> str:
 
 def _text(given: _Given) -> str:
     return str(given.value)
+
+
+def _texts(given: _Given) -> tuple[str, ...]:
+    """Return what a list holds: each text once. A text that stands alone is a list of one."""
+    value = given.value if isinstance(given.value, tuple) else (_text(given),)
+    return tuple(dict.fromkeys(value))
 
 
 def _interval(given: _Given) -> float:
@@ -611,6 +651,35 @@ def _statsd_push(given: _Given) -> StatsdTarget:
     return StatsdTarget(tags=tags, address=address)
 
 
+def _log_files(given: _Given) -> tuple[str, ...]:
+    texts = _texts(given)
+    if len(texts) > MAX_LOG_FILES:
+        raise ValueError(f"there are more than {MAX_LOG_FILES} paths; use a pattern, such as /var/log/faktory/*.log")
+    return tuple(_log_file(given.folder, text) for text in texts)
+
+
+def _log_file(folder: Path, text: str) -> str:
+    if text == "-":
+        return text
+    if not text or "\0" in text or len(text) > MAX_PATH:
+        raise ValueError(f"{_shown(text)} is not a path; write one of a file, such as /var/log/faktory.log")
+    # The folder is no part of the pattern.
+    pattern = str(Path(glob.escape(str(folder))) / text)
+    if not glob.has_magic(text) and Path(folder / text).is_dir():
+        raise ValueError(f"{text} is a folder; name the files in it, such as {text.rstrip('/')}/*.log")
+    return pattern
+
+
+def _log_journals(given: _Given) -> tuple[str, ...]:
+    texts = _texts(given)
+    if len(texts) > MAX_LOG_JOURNALS:
+        raise ValueError(f"there are more than {MAX_LOG_JOURNALS} units; name only those of this server")
+    for text in texts:
+        if not _UNIT_NAME.fullmatch(text):
+            raise ValueError(f"{_shown(text)} is not the name of a unit; write one such as faktory.service")
+    return texts
+
+
 def _headers_file(given: _Given) -> dict[str, Secret]:
     path = _path(given)
     try:
@@ -709,6 +778,8 @@ _SERVER_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
     "redis_password_file": _secret_file,
     "ca_file": _ca_file,
     "redis_ca_file": _ca_file,
+    "log_files": _log_files,
+    "log_journals": _log_journals,
     "statsd_listen": _statsd_listen,
     "statsd_listen_unix": _statsd_listen_unix,
     "statsd_relay": _statsd_relay,
@@ -896,7 +967,34 @@ def _server(described: _Described, environ: Mapping[str, str], problems: list[st
         ca_file=taken.get("ca_file"),
         redis_ca_file=taken.get("redis_ca_file"),
         statsd=statsd,
+        log=_log(taken),
     )
+
+
+def _log(taken: Mapping[str, Any]) -> LogWatch | None:
+    """Return where a server's output is read; ``None`` where nobody reads it."""
+    files, journals = taken.get("log_files", ()), taken.get("log_journals", ())
+    return LogWatch(files=files, journals=journals) if files or journals else None
+
+
+def _check_standard_input(
+    described: Iterable[_Described], servers: Iterable[ServerSettings], problems: list[str], *, own: bool
+) -> None:
+    """Tell where standard input is the output of more than one server, or is not there to be read."""
+    keys = {each.name: each.keys for each in described}
+    reading = [server.name for server in servers if server.log is not None and "-" in server.log.files]
+    for number, name in enumerate(reading):
+        place = keys[name]["log_files"].place
+        if not own:
+            problems.append(
+                f"{place}: with forewarn exec standard input is the server's own, and its output is read anyway;"
+                " leave - out"
+            )
+        elif number:
+            problems.append(
+                f"{place}: standard input is read for the server {_shown(reading[0])} already;"
+                " give each server a file or a named pipe of its own"
+            )
 
 
 def _where_to_set_url(described: _Described) -> str:

@@ -8,9 +8,10 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -27,6 +28,9 @@ from exporter.web.server import start_web
 if TYPE_CHECKING:
     from exporter.outputs.pushes import Pushes
     from exporter.outputs.statsd_push import StatsdPush
+    from exporter.process.feeds import Feed
+
+    Feeds = Mapping[str, Sequence[Feed]]
 
 logger = logging.getLogger("forewarn")
 
@@ -42,15 +46,24 @@ FLUSHING = 1.5
 CLOSING = 2.0
 """Seconds that parting from all servers may take."""
 
+LAST_POLL = 1.0
+"""Seconds that the last poll of a server may take whose output ended with it."""
+
 SWITCH_INTERVAL = 0.001
 """Seconds for which the signals' thread may keep the interpreter from the event loop."""
+
+
+_NO_FEEDS: Final[Feeds] = MappingProxyType({})
 
 
 class Sidecar:
     """Watches every configured server and serves what it knows, until told to stop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Build everything; nothing is opened before :meth:`run`."""
+    def __init__(self, settings: Settings, *, feeds: Feeds = _NO_FEEDS) -> None:
+        """Build everything; nothing is opened before :meth:`run`.
+
+        ``feeds``: by the server's name what carries its output live. Such a server is polled once more at the end.
+        """
         self._settings = settings
         self._state = StateFile(settings.state_file) if settings.state_file else None
         self._to_save = asyncio.Event()
@@ -61,11 +74,17 @@ class Sidecar:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="signals")
         memories = _memories(self._state)
         tracing = settings.otlp_traces is not None
+        self._fed = frozenset(feeds)
         self._watches = [
             Watch(
                 server.name,
                 server.system,
-                systems.build(server, traces=tracing),
+                systems.build(
+                    server,
+                    traces=tracing,
+                    positions=memories.get(server.name, Memory()).process.positions,
+                    feeds=feeds.get(server.name, ()),
+                ),
                 Signals(
                     settings.max_label_values,
                     memories.get(server.name),
@@ -99,6 +118,8 @@ class Sidecar:
                 if self._statsd is not None:
                     self._statsd.start(tasks)
                 await stop.wait()
+                # What such a server printed last, and how it ended, was read after its last poll.
+                await asyncio.gather(*(it.finish(LAST_POLL) for it in self._watches if it.name in self._fed))
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*(each.finish(FLUSHING) for each in (self._pushes, self._statsd) if each))
@@ -170,9 +191,10 @@ class Sidecar:
         memory = watch.memory()
         if self._pushes is None:
             return memory
+        unsent = self._pushes.unsent(watch.name)
         # What is handed over in between stands in both.
-        untold = dict.fromkeys((*self._pushes.unsent(watch.name), *memory.untold))
-        return msgspec.structs.replace(memory, untold=tuple(untold))
+        known = set(map(id, unsent))
+        return msgspec.structs.replace(memory, untold=(*unsent, *(it for it in memory.untold if id(it) not in known)))
 
     async def _close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._save)
@@ -195,18 +217,21 @@ def _memories(state: StateFile | None) -> dict[str, Memory]:
     return memories
 
 
-def run(settings: Settings) -> int:
-    """Run the sidecar until SIGTERM or SIGINT. Returns the exit status."""
-    return run_loop(run_until_signalled(settings))
+def run(settings: Settings, *, feeds: Feeds = _NO_FEEDS) -> int:
+    """Run the sidecar until SIGTERM or SIGINT. Returns the exit status. ``feeds``: see :class:`Sidecar`."""
+    return run_loop(run_until_signalled(settings, feeds=feeds))
 
 
-async def run_until_signalled(settings: Settings) -> int:
-    """Run the sidecar in this loop until SIGTERM or SIGINT. Returns the exit status."""
+async def run_until_signalled(settings: Settings, *, feeds: Feeds = _NO_FEEDS) -> int:
+    """Run the sidecar in this loop until SIGTERM or SIGINT. Returns the exit status.
+
+    ``feeds``: see :class:`Sidecar`.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Sidecar(settings).run(stop)
+    await Sidecar(settings, feeds=feeds).run(stop)
     return 0
 
 

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 
 import msgspec
 
-from exporter.model import CollectorRun, CollectorTotals, Crash, JobFailure, Snapshot, Source, Told
+from exporter.model import (
+    CollectorRun,
+    CollectorTotals,
+    Crash,
+    Incident,
+    IncidentKind,
+    JobFailure,
+    Snapshot,
+    Source,
+    Told,
+)
 from exporter.signals import Memory, Pending, Signals
 
 logger = logging.getLogger("forewarn.watch")
 
 TOLD_JOBS = 20
 """How many of the jobs that a crash left behind are named in the log."""
+
+
+TOLD_INCIDENTS = 20
+"""How many groups of incidents one poll names in the log."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -53,8 +68,8 @@ class Watch:
             signals: What is made of it.
             interval: Seconds from one poll to the next.
             publish: Called in ``executor`` once per poll, with the snapshot.
-            to_save: Set when what was told must outlive this process: a crash was counted, or something became
-                part of a trace.
+            to_save: Set when what was told must outlive this process: a crash was counted, an incident was settled, or
+                something became part of a trace.
             executor: Where the work that grows with the server is done: one thread.
             clock: In seconds.
             tell: Called in the event loop after each poll, with the snapshot and the poll's start and end by ``clock``.
@@ -72,13 +87,24 @@ class Watch:
         self._tell = tell
         self._untold: tuple[Told, ...] = ()
         self._broken = False
+        self._polling = asyncio.Lock()
 
     async def run(self) -> None:
         """Poll at every interval until cancelled. The server rests at least half an interval between two polls."""
         while True:
             started = self._clock()
-            await self._poll_guarded()
+            async with self._polling:
+                await self._poll_guarded()
             await asyncio.sleep(max(self._interval / 2, started + self._interval - self._clock()))
+
+    async def finish(self, deadline: float) -> None:
+        """Poll once more, after the poll that may be on its way, within ``deadline`` seconds: the server has ended.
+
+        To be called while :meth:`run` still goes on.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline), self._polling:
+                await self._poll_guarded()
 
     async def poll(self) -> Snapshot:
         """Learn what is known now and publish it."""
@@ -98,7 +124,7 @@ class Watch:
         before = self.snapshot
         after = await loop.run_in_executor(self._executor, self._conclude, pending, probes, runs, failures)
         self.snapshot = after
-        if after.workers.found or (after.executions is not None and after.executions.told):
+        if after.workers.found or (after.process is not None and after.process.found) or _told(after):
             self._to_save.set()
         if self._tell is not None:
             self._tell(after, started, self._clock())
@@ -126,9 +152,6 @@ class Watch:
         failures: Mapping[str, JobFailure | None],
     ) -> Snapshot:
         verdicts = self._signals.conclude(pending, probes, runs, failures)
-        if self._tell is not None and verdicts.executions is not None:
-            # The state may be saved before the loop comes to hand it over: it would be lost to the next run.
-            self._untold = verdicts.executions.told
         snapshot = Snapshot(
             server=self.name,
             system=self._system,
@@ -143,7 +166,11 @@ class Watch:
             collectors=verdicts.collectors,
             executions=verdicts.executions,
             statsd=verdicts.statsd,
+            process=verdicts.process,
         )
+        if self._tell is not None:
+            # The state may be saved before the loop comes to hand it over: it would be lost to the next run.
+            self._untold = _told(snapshot)
         self._publish(snapshot)
         return snapshot
 
@@ -159,6 +186,13 @@ class Watch:
             self._broken = False
 
 
+def _told(snapshot: Snapshot) -> tuple[Told, ...]:
+    """Return what of one poll becomes traces; nothing where they are off."""
+    if snapshot.executions is None:
+        return ()
+    return (*snapshot.executions.told, *(() if snapshot.process is None else snapshot.process.found))
+
+
 def transitions(before: Snapshot | None, after: Snapshot) -> Iterator[Event]:
     """Tell what changed from one snapshot to the next, each thing once."""
     yield from _reached(before, after)
@@ -169,6 +203,7 @@ def transitions(before: Snapshot | None, after: Snapshot) -> Iterator[Event]:
         yield from _collector(known.get(totals.last.name), totals)
     for crash in after.workers.found:
         yield _crashed(crash)
+    yield from _incidents(() if after.process is None else after.process.found)
 
 
 def _reached(before: Snapshot | None, after: Snapshot) -> Iterator[Event]:
@@ -207,3 +242,32 @@ def _crashed(crash: Crash) -> Event:
         "jobs": jobs,
     }
     return Event(logging.ERROR, "worker crashed", fields)
+
+
+_INCIDENTS: Mapping[IncidentKind, tuple[int, str]] = {
+    IncidentKind.DATA_RACE: (logging.WARNING, "data race in the server"),
+    IncidentKind.RECOVERED_PANIC: (logging.WARNING, "panic in the server, which survived it"),
+}
+
+
+def _incidents(found: Sequence[Incident]) -> Iterator[Event]:
+    """Tell each group of incidents in one line: a server that recovers from panics may do so very often."""
+    groups: dict[tuple[IncidentKind, str], list[Incident]] = {}
+    for incident in sorted(found, key=lambda it: not it.crash):
+        groups.setdefault((incident.kind, incident.group), []).append(incident)
+    for each in list(groups.values())[:TOLD_INCIDENTS]:
+        yield _incident(each[-1], len(each))
+
+
+def _incident(incident: Incident, times: int) -> Event:
+    fields: dict[str, object] = {
+        "class": str(incident.kind),
+        "component": incident.component,
+        "text": incident.message,
+        "known": incident.known,
+        "hint": incident.hint,
+        "group": incident.group or None,
+        "times": times if times > 1 else None,
+    }
+    level, message = _INCIDENTS.get(incident.kind, (logging.ERROR, "server crashed"))
+    return Event(level, message, {name: value for name, value in fields.items() if value is not None})

@@ -511,7 +511,7 @@ def _histograms(dashboard: Dashboard) -> Iterator[str]:
 @_check("annotations")
 def _annotations(dashboard: Dashboard) -> Iterator[str]:
     names = {each["name"]: each for each in dashboard["annotations"]["list"]}
-    if list(names) != ["Restarts", "Worker crashes", "New version", "Alerts"]:
+    if list(names) != ["Restarts", "Process crashes", "Worker crashes", "New version", "Alerts"]:
         yield f"the annotations are {', '.join(names)}"
     for name, each in names.items():
         if not each["enable"] or not each.get("titleFormat"):

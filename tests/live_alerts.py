@@ -67,6 +67,24 @@ def _shorter(duration: str) -> str:
     return f"{seconds:.0f}s" if seconds >= 1 else f"{seconds * 1000:.0f}ms"
 
 
+def settings_in(folder: Path) -> Path:
+    """Return the settings file of that folder; make it where there is none."""
+    path = folder / "rules.toml"
+    if not path.exists():
+        path.write_text(quickened())
+    return path
+
+
+def rendered_rules(folder: Path) -> Path:
+    """Render quickened rules as an operator does, into that folder."""
+    command = [sys.executable, "-m", "exporter.cli", "rules", "--settings", str(settings_in(folder))]
+    rendered = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert rendered.returncode == 0, rendered.stderr
+    path = folder / "rules.yml"
+    path.write_text(rendered.stdout)
+    return path
+
+
 class Pair:
     """One server and the Forewarn beside it."""
 
@@ -115,8 +133,7 @@ class Stage:
         """Unix time."""
         self._ends = AsyncExitStack()
         self.folder = Path(self._ends.enter_context(tempfile.TemporaryDirectory(prefix="fw-")))
-        self.settings_file = self.folder / "rules.toml"
-        self.settings_file.write_text(quickened())
+        self.settings_file = settings_in(self.folder)
 
     @property
     def settings(self) -> RuleSettings:
@@ -125,12 +142,7 @@ class Stage:
 
     def rules(self) -> Path:
         """Render the rules as an operator does."""
-        command = [sys.executable, "-m", "exporter.cli", "rules", "--settings", str(self.settings_file)]
-        rendered = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert rendered.returncode == 0, rendered.stderr
-        path = self.folder / "rules.yml"
-        path.write_text(rendered.stdout)
-        return path
+        return rendered_rules(self.folder)
 
     def dashboards(self) -> list[dict[str, Any]]:
         """Generate the dashboards that belong to these rules."""

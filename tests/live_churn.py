@@ -53,14 +53,15 @@ class _Threads:
 class Churn(_Threads):
     """Four threads of workers that connect and leave as fast as they can, and a new queue name every 100 ms."""
 
-    def __init__(self, server: WatchedServer) -> None:
+    def __init__(self, server: WatchedServer, *, new_queues: bool = True) -> None:
         super().__init__(server)
         self.workers = 0
         self.queues = 0
         self._producer: socket.socket | None = None
         for number in range(4):
             self._run(lambda number=number: self._come_and_go(number))  # type: ignore[misc]
-        self._run(self._push_to_a_new_queue, NEW_NAME_EVERY)
+        if new_queues:
+            self._run(self._push_to_a_new_queue, NEW_NAME_EVERY)
 
     def _come_and_go(self, thread: int) -> None:
         with _connected(self.port, f"churn-{thread}-{self.workers}"):
@@ -87,12 +88,13 @@ class Churn(_Threads):
 class NaivePoller(_Threads):
     """Asks for ``/busy`` and for ``INFO`` again and again, as other observers do."""
 
-    def __init__(self, server: WatchedServer) -> None:
+    def __init__(self, server: WatchedServer, *, infos: bool = True) -> None:
         super().__init__(server)
         self.pages = 0
         self.infos = 0
         self._run(self._load_busy)
-        self._run(self._ask_info)
+        if infos:
+            self._run(self._ask_info)
 
     def _load_busy(self) -> None:
         page = http.client.HTTPConnection("127.0.0.1", self.web_port, timeout=TIMEOUT)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from tests.forewarn import Forewarn
 from tests.servers import RealFaktory, StandInFaktory, WatchedServer, wait_until
@@ -15,6 +17,9 @@ Scenario = Callable[[WatchedServer], Awaitable[None]]
 """One story with a server of its own, which is handed in unstarted."""
 
 BEAT_EVERY = 15.0
+
+STOPPED = 15.0
+"""Seconds within which all threads of a process stand still."""
 
 
 def another(server: WatchedServer) -> WatchedServer:
@@ -44,6 +49,22 @@ async def all_of(kind: WatchedServer, scenarios: Sequence[Scenario]) -> None:
         raise failures[0]
     if failures:
         raise ExceptionGroup(f"{len(failures)} of {len(scenarios)} scenarios failed on {kind.name}", failures)
+
+
+@asynccontextmanager
+async def standing_still(server: WatchedServer) -> AsyncIterator[None]:
+    """Stop a server as SIGSTOP does, all of its threads, and let it go on in the end."""
+
+    def stopped() -> bool:
+        threads = Path(f"/proc/{server.pid}/task").glob("*/stat")
+        return all(it.read_text().rpartition(")")[2].split()[0] == "T" for it in threads)
+
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        await wait_until(stopped, STOPPED, what="none of its threads runs any more")
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
 
 
 @asynccontextmanager

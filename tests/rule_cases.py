@@ -157,7 +157,7 @@ def verify(situation: Situation, rules: Path = RULES) -> None:
     check(document(situation), rules_of(situation.case, rules), situation.case.form)
 
 
-def check(test: Mapping[str, Any], rules: Mapping[str, Any], what: str) -> None:
+def check(test: Mapping[str, Any], rules: Mapping[str, Any], what: str, deadline: float = DEADLINE) -> None:
     """Run one test document of promtool against ``rules``. Its ``rule_files`` and order of groups are filled in."""
     need("promtool", "prometheus")
     groups = [group["name"] for group in rules["groups"]]
@@ -167,7 +167,7 @@ def check(test: Mapping[str, Any], rules: Mapping[str, Any], what: str) -> None:
         full = {"rule_files": ["rules.yml"], "group_eval_order": groups, **test}
         (Path(folder) / "test.yml").write_text(yaml.safe_dump(full, sort_keys=False, width=1000))
         done = subprocess.run(
-            ["promtool", "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, timeout=DEADLINE
+            ["promtool", "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, timeout=deadline
         )
     complaints = (done.stderr + done.stdout).strip()
     if done.returncode != 0:

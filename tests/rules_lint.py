@@ -33,6 +33,7 @@ GROUPS: Final = (
     "faktory.recording",
     "faktory.history",
     "faktory.availability",
+    "faktory.crashes",
     "faktory.saturation",
     "faktory.latency-and-errors",
     "faktory.capacity-and-trend",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import strategies as st
 
 from exporter.catalogue import (
@@ -20,6 +21,7 @@ from exporter.catalogue import (
 )
 from exporter.model import (
     AGE_BUCKETS,
+    CRASH_KINDS,
     DURATION_BUCKETS,
     OTHER,
     BootVerdict,
@@ -35,12 +37,18 @@ from exporter.model import (
     ExecutionsVerdict,
     Exemplar,
     Failure,
+    Frame,
     Health,
     Ignored,
+    Incident,
+    IncidentKind,
     Labelled,
+    LogEvent,
     Observation,
     OrphanGroup,
     Pair,
+    ProcessFacts,
+    ProcessVerdict,
     Queue,
     QueuesVerdict,
     Reason,
@@ -101,9 +109,19 @@ def full(server: str = "faktory", system: str = "faktory", *, size: int = 2, tak
             overdue={"scheduled": 0.0, "retries": 1.25},
             processed=1000,
             failed=10,
+            process=ProcessFacts(4711, NOW - 3600.25, 40, 1024, 73_400_320),
+            known_risks={"faktory-busy-page": True, "faktory-ent-throttle": False},
         ),
         boot=BootVerdict(1, NOW - 3600, settled=True),
-        connections=ConnectionsVerdict(17, 2000, 6, {"10.0.0.1": 12, "fd00::1": 4, OTHER: 1}),
+        connections=ConnectionsVerdict(
+            17,
+            2000,
+            6,
+            {"10.0.0.1": 12, "fd00::1": 4, OTHER: 1},
+            {"established": 15, "close_wait": 2, "listen": 1},
+            3,
+            128,
+        ),
         queues=QueuesVerdict(
             {name: Queue(number + 1, number + 0.25, number % 2 == 1) for number, name in enumerate(names)},
             {"queue": size, "jobtype": size},
@@ -163,7 +181,28 @@ def full(server: str = "faktory", system: str = "faktory", *, size: int = 2, tak
                 relayed=58,
             ),
         ),
+        process=ProcessVerdict(
+            crashes={kind: number for number, kind in enumerate(CRASH_KINDS)},
+            races=3,
+            recovered=4,
+            events={event: number + 1 for number, event in enumerate(LogEvent)},
+            incidents=(
+                incident(IncidentKind.CONCURRENT_MAP, at=NOW - 90),
+                incident(IncidentKind.DATA_RACE, at=NOW - 60),
+                incident(IncidentKind.CONCURRENT_MAP, at=NOW - 30, known="faktory-busy-page"),
+                msgspec.structs.replace(incident(IncidentKind.KILLED, at=NOW - 20), frames=()),
+            ),
+            read_bytes=123_456,
+            unread_bytes=789,
+            last_at=NOW - 1.5,
+        ),
     )
+
+
+def incident(kind: IncidentKind, *, at: float, known: str | None = None) -> Incident:
+    """What befell the server at this time."""
+    frames = (Frame("github.com/contribsys/faktory/webui.busyWorkers", "/build/webui/helpers.go", 227),)
+    return Incident(kind, "concurrent map writes", at, frames, {"running": 1}, {}, "0123456789ab", known)
 
 
 def keys_of(metric: Metric, pairs: Sequence[Pair]) -> list[Labelled]:
@@ -256,6 +295,30 @@ def statsd(draw: st.DrawFn) -> StatsdVerdict:
 
 
 @st.composite
+def processes(draw: st.DrawFn) -> ProcessVerdict:
+    """Any verdict, of incidents with any names."""
+    frames = st.builds(Frame, st.text(max_size=20), st.none() | st.text(max_size=20), st.none() | st.integers(0, 9999))
+    incidents = st.builds(
+        Incident,
+        st.sampled_from(IncidentKind),
+        st.text(max_size=20),
+        st.none() | seconds,
+        st.lists(frames, max_size=2).map(tuple),
+        known=st.none() | st.sampled_from(["faktory-busy-page", "franz-go-load-errors"]),
+    )
+    return ProcessVerdict(
+        crashes=draw(st.dictionaries(st.sampled_from(CRASH_KINDS), counts, max_size=3)),
+        races=draw(counts),
+        recovered=draw(counts),
+        events=draw(st.dictionaries(st.sampled_from(LogEvent), counts, max_size=3)),
+        incidents=tuple(draw(st.lists(incidents, max_size=4))),
+        read_bytes=draw(counts),
+        unread_bytes=draw(st.none() | counts),
+        last_at=draw(st.none() | seconds),
+    )
+
+
+@st.composite
 def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory") -> Snapshot:
     """Any snapshot that signals could make, and numbers that arithmetic should not have made."""
     some = st.none() | counts
@@ -285,10 +348,18 @@ def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory")
             overdue=draw(st.none() | st.dictionaries(st.sampled_from(["scheduled", "retries"]), seconds)),
             processed=draw(some),
             failed=draw(some),
+            process=draw(st.none() | st.builds(ProcessFacts, counts, st.none() | seconds, some, some, some)),
+            known_risks=draw(st.none() | st.dictionaries(st.sampled_from(["a", "b"]), st.booleans())),
         ),
         boot=BootVerdict(draw(counts), draw(st.none() | seconds), settled=True),
         connections=ConnectionsVerdict(
-            draw(some), draw(some), draw(counts), draw(st.none() | st.dictionaries(names, counts, max_size=3))
+            draw(some),
+            draw(some),
+            draw(counts),
+            draw(st.none() | st.dictionaries(names, counts, max_size=3)),
+            draw(st.none() | st.dictionaries(st.sampled_from(["established", "close_wait"]), counts)),
+            draw(some),
+            draw(some),
         ),
         queues=QueuesVerdict(
             draw(st.none() | queues),
@@ -317,4 +388,5 @@ def snapshots(draw: st.DrawFn, server: str = "faktory", system: str = "faktory")
         ),
         executions=draw(st.none() | executions(list(durations))),
         statsd=draw(st.none() | statsd()),
+        process=draw(st.none() | processes()),
     )

@@ -13,6 +13,7 @@ from exporter import catalogue
 from exporter.catalogue import METRICS, SNAPSHOT_METRICS, Kind, Value, columns, document, points, snapshot_age
 from exporter.model import (
     AGE_BUCKETS,
+    CRASH_KINDS,
     BootVerdict,
     BusyGroup,
     BusyVerdict,
@@ -21,6 +22,8 @@ from exporter.model import (
     ExecutionsVerdict,
     Exemplar,
     Ignored,
+    LogEvent,
+    ProcessVerdict,
     Queue,
     QueuesVerdict,
     Reason,
@@ -50,11 +53,11 @@ def with_details(asked_at: float) -> Snapshot:
 
 class TestTheTable:
     def test_names_are_unique(self) -> None:
-        names = [metric.name for metric in METRICS]
+        names = [metric.full_name("faktory") for metric in METRICS]
         assert len(set(names)) == len(names)
 
     def test_no_two_are_of_one_name_where_counters_go_without_their_end(self) -> None:
-        families = [metric.name.removesuffix("_total") for metric in METRICS]
+        families = [metric.full_name("faktory").removesuffix("_total") for metric in METRICS]
         assert len(set(families)) == len(families)
 
     @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -253,6 +256,37 @@ class TestPoints:
     def test_peers_are_told_by_their_addresses_and_where_they_are_not_known_none_is(self) -> None:
         assert told(full())["peer_connections"] == {("10.0.0.1",): 12, ("fd00::1",): 4, ("(other)",): 1}
         assert "peer_connections" not in told(empty())
+
+    def test_sockets_and_what_waits_to_be_accepted_are_told_where_they_are_known(self) -> None:
+        its = told(full())
+        assert its["sockets"] == {("established",): 15, ("close_wait",): 2, ("listen",): 1}
+        assert (its["accept_queue_connections"], its["accept_queue_limit"]) == ({(): 3}, {(): 128})
+        assert not {"sockets", "accept_queue_connections", "accept_queue_limit"} & told(empty()).keys()
+
+    def test_crashes_and_events_are_counted_from_the_start_where_the_output_is_read(self) -> None:
+        its = told(replace(empty(), process=ProcessVerdict({}, 0, 0, {})))
+        assert its["process_crashes_total"] == {(kind.value,): 0 for kind in CRASH_KINDS}
+        assert its["log_events_total"] == {(event.value,): 0 for event in LogEvent}
+        assert [its[f"{name}_total"] for name in ("data_races", "recovered_panics", "log_read_bytes")] == [{(): 0}] * 3
+        assert not {"process_last_crash_timestamp_seconds", "log_unread_bytes", "log_quiet_seconds"} & its.keys()
+
+    def test_of_each_class_of_crashes_the_newest_is_told_with_where_it_came_from_and_whether_it_is_known(self) -> None:
+        assert told(full())["process_last_crash_timestamp_seconds"] == {
+            ("concurrent-map", "webui.busyWorkers", "faktory-busy-page"): NOW - 30,
+            ("killed", "(none)", "none"): NOW - 20,
+        }
+
+    def test_how_long_the_log_has_been_quiet_is_by_the_servers_clock(self) -> None:
+        assert told(full())["log_quiet_seconds"] == {(): 1.5}
+
+    def test_a_known_risk_is_1_or_0_and_absent_where_it_is_not_known(self) -> None:
+        assert told(full())["known_crash_risk"] == {("faktory-busy-page",): 1, ("faktory-ent-throttle",): 0}
+        assert "known_crash_risk" not in told(empty())
+
+    def test_the_servers_process_does_not_go_by_the_names_of_our_own(self) -> None:
+        assert told(full())["process_open_fds"] == {(): 40}
+        assert catalogue.SERVER_FDS.full_name("faktory") == "faktory_process_open_fds"
+        assert {metric.full_name("faktory") for metric in catalogue.PROCESS_METRICS} >= {"process_open_fds"}
 
     def test_the_bound_on_label_values_stands_beside_each_of_their_counts(self) -> None:
         its = told(full())

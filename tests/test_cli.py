@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -47,9 +48,77 @@ def test_the_version_is_told() -> None:
     assert forewarn("--version").stdout == f"forewarn {__version__}\n"
 
 
+def flags_told(*command: str) -> list[str]:
+    """Return the flags of a command in the order in which its help tells them."""
+    return re.findall(r"^│ --([a-z][a-z.-]+)", forewarn(*command, "--help").stdout, re.MULTILINE)
+
+
 def test_help_tells_every_flag() -> None:
-    told = forewarn("run", "--help").stdout
-    assert set(re.findall(r"--([a-z][a-z.-]+)", told)) == {*FLAGS, "help"}
+    assert set(flags_told("run")) == {*FLAGS, "help"}
+    assert len(flags_told("run")) == len(FLAGS) + 1
+
+
+def test_exec_has_every_flag_of_run_in_the_same_order_and_one_of_its_own() -> None:
+    assert [each for each in flags_told("exec") if each != "exec.server"] == flags_told("run")
+    assert flags_told("exec").count("exec.server") == 1
+
+
+def test_help_of_exec_tells_how_to_write_it() -> None:
+    told = " ".join(forewarn("exec", "--help").stdout.split())
+    assert " exec [FLAGS OF RUN] [-- COMMAND...]" in told
+    assert "forewarn exec --faktory.url tcp://localhost:7419 -- faktory -b :7419 -e production" in told
+
+
+def test_exec_without_a_command_says_how_to_write_one_and_exits_2() -> None:
+    for arguments in (["exec"], ["exec", "--interval", "5s", "--"]):
+        ended = forewarn(*arguments)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == (
+            "forewarn: exec: there is no command to run; write it behind --, for example: forewarn exec --faktory.url"
+            " tcp://localhost:7419 -- faktory -b :7419 -e production\n"
+        )
+
+
+HANDED_OVER = """
+import json, sys
+import exporter.process.supervise as supervise
+
+def main(command, flags):
+    print(json.dumps([command, {name: value for name, value in flags.items() if value}]))
+    return 7
+
+supervise.main = main
+from exporter.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("between", [["--"], []], ids=["behind --", "without --"])
+def test_exec_hands_over_the_command_as_it_is_and_the_flags_that_were_given(between: list[str]) -> None:
+    command = ["faktory", "-b", ":7419", "--interval", "9s", "--", "--help"]
+    flags = ["--faktory.log-file", "/a.log", "--faktory.log-file", "/b.log", "--exec.server", "mail", "--interval=1s"]
+    ended = subprocess.run(
+        [sys.executable, "-c", HANDED_OVER, "exec", *flags, *between, *command],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 7
+    assert json.loads(ended.stdout) == [
+        command,
+        {"faktory.log-file": ["/a.log", "/b.log"], "exec.server": "mail", "interval": "1s"},
+    ]
+
+
+def test_a_flag_may_be_repeated_and_each_of_its_texts_counts() -> None:
+    flags = ["--faktory.log-file", "-x", "--faktory.log-file", "", "--faktory.log-journal", "-y"]
+    ended = forewarn("run", "--faktory.url", "tcp://h", *flags)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "forewarn: --faktory.log-file: '' is not a path; write one of a file, such as /var/log/faktory.log",
+        "forewarn: --faktory.log-journal: '-y' is not the name of a unit; write one such as faktory.service",
+    ]
 
 
 def test_help_tells_that_traces_need_redis() -> None:

@@ -495,6 +495,22 @@ def test_a_server_that_forewarn_sees_for_the_first_time_is_no_new_version(tmp_pa
     assert evaluated(tmp_path, expr, "7m15s", **info) == {}
 
 
+def test_a_crash_is_marked_with_where_it_was_when_it_is_counted(tmp_path: Path) -> None:
+    (expr,) = (
+        each["expr"] for each in SHIPPED[numbers.OVERVIEW]["annotations"]["list"] if each["name"] == "Process crashes"
+    )
+    last, known = "faktory_process_last_crash_timestamp_seconds", 'known="none"'
+    series = {
+        f'faktory_process_crashes_total{{{CHOICES}, class="panic"}}': "3x200",
+        f'faktory_process_crashes_total{{{CHOICES}, class="concurrent-map"}}': "0x20 1x200",
+        f'{last}{{{CHOICES}, class="panic", component="server.push", {known}}}': "-900x200",
+        f'{last}{{{CHOICES}, class="concurrent-map", component="webui.busyWorkers", {known}}}': "_x21 310x200",
+    }
+    marked = [list(evaluated(tmp_path, expr, at, **series)) for at in ("4m", "5m30s", "9m")]
+    assert [len(each) for each in marked] == [0, 1, 0]
+    assert 'component="webui.busyWorkers"' in marked[1][0]
+
+
 def reservation_used(tmp_path: Path, **series: str) -> list[float]:
     """Return what the overview tells of the reservations."""
     tile = panel_of(SHIPPED, Panel(numbers.OVERVIEW, 110))

@@ -9,7 +9,8 @@ import pytest
 from exporter import systems
 from exporter.faktory.client import Client
 from exporter.faktory.endpoint import Endpoint
-from exporter.faktory.source import FaktorySource, connections_limit, info_due, parse_version
+from exporter.faktory.source import FaktorySource, connections_limit, info_due
+from exporter.faktory.versions import parse_version
 from exporter.model import Ended, Health, JobFacts, Reservation
 from exporter.secret import Secret
 from exporter.settings import ServerSettings

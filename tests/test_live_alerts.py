@@ -397,7 +397,7 @@ async def test_every_panel_variable_and_annotation_is_answered(live: Live) -> No
         told = [
             *dashboards.queries(dashboard, now - began, 5, 1),
             *(
-                (where, expr, where.endswith("New version"))
+                (where, expr, where.endswith(("New version", "Process crashes")))
                 for where, expr in dashboards.annotations(dashboard, 60, 5, 1)
             ),
         ]

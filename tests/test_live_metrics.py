@@ -15,18 +15,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from exporter import __version__
 from exporter.catalogue import METRICS
-from exporter.model import AGE_BUCKETS, DURATION_BUCKETS, NONE, OTHER, Reason, Rejection
+from exporter.model import AGE_BUCKETS, CRASH_KINDS, DURATION_BUCKETS, NONE, OTHER, Reason, Rejection
 from exporter.signals.connections import PEERS
 from exporter.statsd.receiver import MAX_CONNECTIONS
 from exporter.statsd.report import SECONDS_BOUNDS, VALUES_BOUNDS, Config
 from exporter.statsd.sockets import RECEIVE_BUFFER
 from tests import live_statsd
 from tests.forewarn import Forewarn, Scrape
-from tests.live_scenarios import Scenario, all_of, worker
+from tests.live_scenarios import Scenario, all_of, standing_still, worker
 from tests.live_statsd import ENTERPRISE, ENTERPRISE_LINES, TOLD_COUNTS, TOLD_LEVELS, by_labels, check_told, inbox
 from tests.prometheus import Prometheus
 from tests.receiver import receiving, saying
@@ -472,6 +473,150 @@ async def connected_from(address: str, server: WatchedServer) -> Wire:
     assert str(await wire.read()).startswith("+HI ")
     assert await wire.hello(server.url) == "+OK"
     return wire
+
+
+@proves(
+    "faktory_sockets",
+    "faktory_accept_queue_connections",
+    "faktory_accept_queue_limit",
+    "faktory_process_start_time_seconds",
+    "faktory_process_open_fds",
+    "faktory_process_max_fds",
+    "faktory_process_resident_memory_bytes",
+)
+async def seen_by_the_kernel(server: WatchedServer) -> None:
+    before = time.time()
+    await server.start()
+    async with Forewarn(server) as forewarn, AsyncExitStack() as leaving:
+        for _ in range(3):
+            await leaving.enter_async_context(await connected_from("127.0.0.2", server))
+        scrape = await told(
+            forewarn, lambda it: it.value("faktory_sockets", state="established") == 4, 10, "four connections"
+        )
+        assert scrape.value("faktory_sockets", state="close_wait") == 0
+        assert scrape.value("faktory_accept_queue_connections") == 0
+        listening = await output("ss", "-Htln", f"sport = :{server.port}")
+        assert scrape.value("faktory_accept_queue_limit") == int(listening.split()[2])
+
+        proc = Path(f"/proc/{server.pid}")
+        files = len(list((proc / "fd").iterdir()))
+        await told(forewarn, lambda it: it.value("faktory_process_open_fds") == files, 10, "its open files")
+        limits = next(it for it in (proc / "limits").read_text().splitlines() if it.startswith("Max open files"))
+        assert scrape.value("faktory_process_max_fds") == int(limits.split()[3])
+        resident = int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        assert scrape.value("faktory_process_resident_memory_bytes") == pytest.approx(resident, rel=0.3)
+        started = scrape.value("faktory_process_start_time_seconds")
+        assert started == pytest.approx(before, abs=10)
+
+        async with standing_still(server):
+            for _ in range(5):
+                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                leaving.callback(writer.transport.abort)
+            waiting = "connections that nobody accepts"
+            await told(forewarn, lambda it: (it.value("faktory_accept_queue_connections") or 0) >= 5, 10, waiting)
+
+
+async def output(*command: str) -> str:
+    """Return what a program prints."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    printed, _ = await process.communicate()
+    assert process.returncode == 0
+    return printed.decode()
+
+
+@proves(
+    "faktory_process_crashes_total",
+    "faktory_process_last_crash_timestamp_seconds",
+    "faktory_data_races_total",
+    "faktory_recovered_panics_total",
+    "faktory_log_events_total",
+    "faktory_log_read_bytes_total",
+    "faktory_log_unread_bytes",
+    "faktory_log_quiet_seconds",
+    "faktory_known_crash_risk",
+)
+async def logged(server: WatchedServer) -> None:
+    await server.start()
+    async with Forewarn(server, arguments=[f"--faktory.log-file={server.log_file}"]) as forewarn:
+        scrape = await forewarn.scrape()
+        assert set(values(scrape, "faktory_process_crashes_total", "class").values()) == {0}
+        assert len(values(scrape, "faktory_process_crashes_total", "class")) == len(CRASH_KINDS)
+        assert set(values(scrape, "faktory_log_events_total", "event").values()) == {0}
+        assert scrape.value("faktory_data_races_total") == scrape.value("faktory_recovered_panics_total") == 0
+        assert scrape.value("faktory_known_crash_risk", known="faktory-busy-page") == 0
+        assert not values(scrape, "faktory_process_last_crash_timestamp_seconds", "class")
+        read = scrape.value("faktory_log_read_bytes_total") or 0
+
+        status, _ = await http_get(f"{server.web_url}/busy")
+        assert status == 200
+        await forewarn.wait_for("faktory_log_events_total", 1, 10, event="busy_page")
+        await forewarn.wait_for("faktory_known_crash_risk", 1, 10, known="faktory-busy-page")
+        size = server.log_file.stat().st_size
+        with server.log_file.open("a") as log:
+            log.write(RACE + RECOVERED)
+        await forewarn.wait_for("faktory_data_races_total", 1, 10)
+        await forewarn.wait_for("faktory_recovered_panics_total", 1, 10)
+        scrape = await forewarn.scrape()
+        assert (scrape.value("faktory_log_read_bytes_total") or 0) - read >= len(RACE + RECOVERED)
+        assert scrape.value("faktory_log_unread_bytes") == 0
+        assert size < server.log_file.stat().st_size
+        assert 0 <= (scrape.value("faktory_log_quiet_seconds") or 0) < 10
+
+        at = time.time()
+        with server.log_file.open("a") as log:
+            log.write(DUMP)
+        await server.kill()
+        await forewarn.wait_for("faktory_process_crashes_total", 1, 30, **{"class": "nil-dereference"})
+        scrape = await forewarn.scrape()
+        ((labels, crashed_at),) = scrape.matching("faktory_process_last_crash_timestamp_seconds")
+        assert (labels["class"], labels["component"], labels["known"]) == ("nil-dereference", "main.work", "none")
+        assert crashed_at == pytest.approx(at, abs=10)
+        assert sum(values(scrape, "faktory_process_crashes_total", "class").values()) == 1
+
+
+RACE = """\
+==================
+WARNING: DATA RACE
+Write at 0x00c000012345 by goroutine 8:
+  main.write()
+      /src/main.go:10 +0x44
+
+Previous read at 0x00c000012345 by main goroutine:
+  main.main()
+      /src/main.go:20 +0x84
+
+Goroutine 8 (running) created at:
+  main.main()
+      /src/main.go:18 +0x7a
+==================
+"""
+RECOVERED = """\
+2026/11/21 06:05:14 http: panic serving 127.0.0.1:4242: boom
+goroutine 21 [running]:
+net/http.(*conn).serve.func1()
+\t/go/src/net/http/server.go:1 +0xb0
+panic({0x1, 0x2})
+\t/go/src/runtime/panic.go:1 +0x1
+main.serve(0x1)
+\t/src/main.go:30 +0x2
+
+"""
+DUMP = """\
+panic: runtime error: invalid memory address or nil pointer dereference
+[signal SIGSEGV: segmentation violation code=0x1 addr=0x0 pc=0x4942a9]
+
+goroutine 1 [running]:
+main.work(...)
+\t/src/main.go:40
+main.main()
+\t/src/main.go:50 +0x9
+exit status 2
+"""
+
+
+async def http_get(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.text()
 
 
 @proves(

@@ -29,6 +29,9 @@ from exporter.model import (
     CrashReason,
     Execution,
     Failure,
+    Frame,
+    Incident,
+    IncidentKind,
     JobFacts,
     Orphaned,
     Outcome,
@@ -183,6 +186,10 @@ def crash(number: int = 1, orphans: int = 0) -> WorkerCrash:
         orphaned_jobs=orphans,
         orphans=tuple(reservation(each) for each in range(orphans)),
     )
+
+
+def incident(kind: IncidentKind, frames: int = 3) -> Incident:
+    return Incident(kind, "told", 1000.0, tuple(Frame(f"main.f{each}", "f.go", each) for each in range(frames)))
 
 
 RESTART = Restart(since=1.0, until=2.0)
@@ -737,6 +744,10 @@ def test_whatever_comes_the_bound_holds_and_every_span_is_sent_dropped_or_waitin
         (crash(), Rank.CRASHED),
         (Orphaned(reservation=reservation(), since=1.0, until=2.0, uncertainty=0.0), Rank.CRASHED),
         (RESTART, Rank.CRASHED),
+        (incident(IncidentKind.CONCURRENT_MAP), Rank.CRASHED),
+        (incident(IncidentKind.UNEXPLAINED), Rank.CRASHED),
+        (incident(IncidentKind.DATA_RACE), Rank.FAILED),
+        (incident(IncidentKind.RECOVERED_PANIC), Rank.FAILED),
     ],
 )
 def test_crashes_are_missed_most(told: Told, rank: Rank) -> None:

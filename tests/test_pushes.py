@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from exporter.catalogue import OTLP_FAILURES, OTLP_ITEMS, OTLP_WAITING
-from exporter.model import Execution, Outcome, Reason, Reservation, Snapshot
+from exporter.model import Execution, IncidentKind, Outcome, Reason, Reservation, Snapshot
 from exporter.outputs.pushes import Pushes
 from exporter.secret import Secret
 from exporter.settings import OtlpTarget, ServerSettings, Settings
 from tests.receiver import Receiver, never, receiving
 from tests.servers import wait_until
-from tests.snapshots import full
+from tests.snapshots import full, incident
 
 SERVER = ServerSettings(name="faktory", url=Secret("tcp://127.0.0.1:7419"), web_url="http://127.0.0.1:7420")
 WATCHED = msgspec.structs.replace(SERVER, redis_url=Secret("redis://127.0.0.1"))
@@ -88,6 +88,22 @@ async def test_the_end_pushes_what_is_left() -> None:
             await its.finish(5.0)
     assert [span.name for span in receiver.spans()] == ["process mail"]
     assert "faktory_busy_jobs" in {metric.name for metric in receiver.metrics()}
+    assert its.unsent("faktory") == ()
+
+
+async def test_what_a_poll_settled_of_incidents_is_sent_and_until_then_not_forgotten() -> None:
+    found = incident(IncidentKind.CONCURRENT_MAP, at=1_800_000_000.0)
+    snapshot = full()
+    assert snapshot.process is not None
+    snapshot = msgspec.structs.replace(snapshot, process=msgspec.structs.replace(snapshot.process, found=(found,)))
+    async with receiving() as receiver:
+        its = pushes(settings(receiver, metrics=False))
+        its.tell(snapshot, 1.0, 2.0)
+        assert its.unsent("faktory") == (found,)
+        async with asyncio.TaskGroup() as tasks:
+            its.start(tasks)
+            await its.finish(5.0)
+    assert [span.name for span in receiver.spans()] == ["process crash"]
     assert its.unsent("faktory") == ()
 
 

@@ -9,10 +9,14 @@ import pytest
 from exporter.rules.render import groups
 from exporter.rules.rule import AlertRule
 from exporter.rules.settings import DEFAULTS
-from tests import test_rules_firing_jobs, test_rules_firing_server
+from tests import test_rules_firing_jobs, test_rules_firing_process, test_rules_firing_server
 from tests.rule_cases import Case
 
-CASES: Final = (*test_rules_firing_server.CASES, *test_rules_firing_jobs.CASES)
+CASES: Final = (
+    *test_rules_firing_server.CASES,
+    *test_rules_firing_process.CASES,
+    *test_rules_firing_jobs.CASES,
+)
 ALERTS: Final = [
     pytest.param(rule, id="-".join((rule.name, rule.severity, *rule.labels.values())))
     for group in groups(DEFAULTS)

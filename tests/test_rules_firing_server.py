@@ -164,9 +164,20 @@ AVAILABILITY: Final = (
     ),
 )
 
+REFUSED_US: Final = "faktory_connections_refused_total"
+REFUSED_ALL: Final = 'faktory_log_events_total{event="connection_refused"}'
 SILENCE: Final = "faktory_statsd_last_packet_age_seconds"
 LISTENING: Final = 'forewarn_collector_up{collector="statsd"}'
 ROUND_TRIP: Final = "faktory_redis_round_trip_seconds"
+
+
+def _refusals(times: str) -> str:
+    return (
+        f"Refusals within 5m: {times} (those of all clients where Forewarn reads the server's log, else only its own)."
+        " The limit is reached, and producers and workers are refused alike. Close what leaks connections, or end the"
+        " process that holds most of them."
+    )
+
 
 SATURATION: Final = (
     Case(
@@ -249,24 +260,46 @@ SATURATION: Final = (
     Case(
         alert="FaktoryConnectionsRefused",
         labels=SERVER | {"severity": "critical"},
-        series={"faktory_connections_refused_total": "3 | 4x1m 7"},
+        series={REFUSED_US: "3 | 4x1m 7"},
         breach="10m",
         cure="16m",
         pending="0s",
         keep_firing_for="5m",
         summary="Faktory orders refuses connections.",
-        description="Refusals of Forewarn's own connection within 5m: 1. The limit is reached, and producers and"
-        " workers are refused alike. Close what leaks connections, or end the process that holds most of them.",
-        last_description="Refusals of Forewarn's own connection within 5m: 3. The limit is reached, and producers and"
-        " workers are refused alike. Close what leaks connections, or end the process that holds most of them.",
+        description=_refusals("1"),
+        last_description=_refusals("3"),
         runbook_url=RUNBOOKS + "FaktoryConnectionsRefused.md",
         dashboard_url=GRAFANA + "faktory-workers?viewPanel=3" + OF_SERVER,
-        just_below={"faktory_connections_refused_total": "3"},
+        just_below={REFUSED_US: "3"},
         guards={
-            "Forewarn has restarted and counts anew": {"faktory_connections_refused_total": "3 | 0"},
-            "Forewarn begins with a count that it kept": {"faktory_connections_refused_total": "_ | 7"},
+            "Forewarn has restarted and counts anew": {REFUSED_US: "3 | 0"},
+            "Forewarn begins with a count that it kept": {REFUSED_US: "_ | 7"},
         },
-        holds={"scrapes are missed": {"faktory_connections_refused_total": "3 | 4x1m 7x1m stale _x1m 7"}},
+        holds={
+            "scrapes are missed": {REFUSED_US: "3 | 4x1m 7x1m stale _x1m 7"},
+            "the log does not tell of it": {REFUSED_ALL: "0"},
+        },
+    ),
+    Case(
+        alert="FaktoryConnectionsRefused",
+        when="told by the log",
+        labels=SERVER | {"severity": "critical"},
+        series={REFUSED_ALL: "3 | 4x1m 7", REFUSED_US: "2"},
+        breach="10m",
+        cure="16m",
+        pending="0s",
+        keep_firing_for="5m",
+        summary="Faktory orders refuses connections.",
+        description=_refusals("1"),
+        last_description=_refusals("3"),
+        runbook_url=RUNBOOKS + "FaktoryConnectionsRefused.md",
+        dashboard_url=GRAFANA + "faktory-workers?viewPanel=3" + OF_SERVER,
+        just_below={REFUSED_ALL: "3"},
+        guards={
+            "it tells something else": {REFUSED_ALL: "3", 'faktory_log_events_total{event="started"}': "3 | 4"},
+            "Forewarn begins with a count that it kept": {REFUSED_ALL: "_ | 7"},
+        },
+        holds={"Forewarn is one of those refused": {REFUSED_US: "2 | 2x1m 3"}},
     ),
     Case(
         alert="FaktoryPeerHoldsConnections",

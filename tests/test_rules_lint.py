@@ -11,7 +11,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from exporter.model import CRASH_KINDS, IncidentKind
+from exporter.process.known import BY_ID
 from exporter.rules import docs
+from exporter.rules.crashes import WITHOUT_A_WORD
 from exporter.rules.load import load
 from exporter.rules.render import FORMATS, Format, groups, links_and_texts, render
 from exporter.rules.rule import AlertRule, Recording
@@ -497,7 +500,7 @@ def test_every_page_has_its_alert() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_has_the_headings_of_every_page(name: str) -> None:
-    found = re.findall(r"^#.*$", outside_code(by_hand(page(name))), re.MULTILINE)
+    found = re.findall(r"^##? .*$", outside_code(by_hand(page(name))), re.MULTILINE)
     assert found == [f"# {name}", *HEADINGS]
 
 
@@ -537,6 +540,19 @@ def anchors(path: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", outside_code(path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("known", BY_ID)
+def test_every_known_crash_has_a_section_that_its_label_leads_to(known: str) -> None:
+    assert known in anchors(RUNBOOKS / "FaktoryKnownCrashRisk.md")
+
+
+@pytest.mark.parametrize("kind", CRASH_KINDS)
+def test_every_class_of_crash_is_explained_on_the_page_of_its_alert(kind: IncidentKind) -> None:
+    silent = re.fullmatch(WITHOUT_A_WORD, kind)
+    text = page("FaktoryProcessDiedUnexplained" if silent else "FaktoryProcessCrashed")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert any(f"`{kind}`" in row for row in rows)
 
 
 @pytest.mark.parametrize("name", NAMES)

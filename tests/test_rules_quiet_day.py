@@ -2,8 +2,8 @@
 
 The day has a diurnal load with noise, jobs that fail now and then, a deploy that restarts all workers, one restart of
 Faktory and one of Forewarn, which then counts from 0. Faktory tells by StatsD too, which Forewarn passes on, and pushes
-its own; a flood and two restarts of other servers lose some of it. The day begins with the first sample that Prometheus
-ever saw.
+its own; a flood and two restarts of other servers lose some of it. Forewarn reads Faktory's log as well, and somebody
+looks at its Busy page once. The day begins with the first sample that Prometheus ever saw.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ FLOOD = range(12 * HOUR, 12 * HOUR + 20)
 """More packets come than fit into the socket's buffer."""
 RELAY_AWAY = range(13 * HOUR, 13 * HOUR + 240)
 """Nobody takes the packets that are passed on."""
+LOOK = 11 * HOUR
+"""Somebody loads the Busy page, which counts as a risk for an hour."""
 PUSH_AWAY = range(14 * HOUR, 14 * HOUR + 240)
 """Nobody takes the metrics that are pushed every 10 seconds."""
 
@@ -44,6 +46,9 @@ WORKERS = 24
 PRODUCERS = 900
 WORKER_CONNECTIONS = 12
 BOUNDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
+
+DEADLINE = 240.0
+"""Seconds: all rules over a whole day take 15 of a processor's time."""
 
 Sample = float | None
 
@@ -147,6 +152,7 @@ def _day() -> dict[str, list[Sample]]:
         if now != FOREWARN_RESTART:
             found |= _of_server(now, numbers)
             found |= _of_statsd(now, numbers)
+            found |= _of_output(now, numbers)
             for queue in queues:
                 found |= queue.told_samples()
             if now not in OUTAGE:
@@ -201,7 +207,44 @@ def _of_server(now: int, numbers: random.Random) -> dict[str, Sample]:
         "faktory_reservations_expired_total": 3 if now < OUTAGE.start else 0,
     }
     found |= {f'faktory_peer_connections{{peer="10.1.0.{peer}"}}': connections // 8 for peer in range(8)}
+    found |= _of_kernel(now, connections, up_for, numbers)
     return found
+
+
+def _of_kernel(now: int, connections: int, up_for: int, numbers: random.Random) -> dict[str, Sample]:
+    return {
+        'faktory_sockets{state="established"}': connections,
+        'faktory_sockets{state="close_wait"}': numbers.choice((0, 0, 0, 1, 3)),
+        "faktory_accept_queue_connections": 40 if up_for < STEP else numbers.random() < 0.1,
+        "faktory_accept_queue_limit": 4096,
+        "faktory_process_start_time_seconds": now - up_for,
+        "faktory_process_open_fds": 40 + 2 * connections,
+        "faktory_process_max_fds": 20_000,
+        "faktory_process_resident_memory_bytes": 1024**2 * (30 + 30 * min(1.0, up_for / HOUR)),
+    }
+
+
+def _of_output(now: int, numbers: random.Random) -> dict[str, Sample]:
+    since = FOREWARN_RESTART if now >= FOREWARN_RESTART else 0
+    events = {
+        "started": since <= OUTAGE.stop <= now,
+        "stopping": since <= OUTAGE.start <= now,
+        "busy_page": since <= LOOK <= now,
+        **dict.fromkeys(("connection_refused", "worker_reaped", "job_lost", "store_crashed", "flushed"), 0),
+    }
+    return {
+        **{f'faktory_log_events_total{{event="{event}"}}': count for event, count in events.items()},
+        **{
+            f'faktory_process_crashes_total{{class="{kind}"}}': 0
+            for kind in ("concurrent-map", "killed", "unexplained")
+        },
+        "faktory_recovered_panics_total": 0,
+        "faktory_data_races_total": 0,
+        'faktory_known_crash_risk{known="faktory-busy-page"}': LOOK <= now < LOOK + HOUR,
+        # Its log is rotated each night, and an old one copied back by day.
+        "faktory_log_unread_bytes": 2e8 if 9 * HOUR < now < 9 * HOUR + 120 else numbers.choice((0, 0, 4096)),
+        "faktory_log_quiet_seconds": now % 60,
+    }
 
 
 def _of_statsd(now: int, numbers: random.Random) -> dict[str, Sample]:
@@ -285,4 +328,5 @@ def test_only_the_restart_is_told() -> None:
         },
         read(RULES),
         "a quiet day",
+        DEADLINE,
     )

@@ -15,6 +15,8 @@ from tests.test_cli import forewarn
 
 USED: Final = "server:faktory_connections:used_ratio"
 SECONDS_LEFT: Final = "server:faktory_connections:limit_seconds"
+FILES_USED: Final = "server:faktory_process_open_fds:used_ratio"
+FILES_SECONDS_LEFT: Final = "server:faktory_process_open_fds:limit_seconds"
 CRASHES: Final = "server:faktory_worker_crashes_per_worker:ratio"
 FAILED: Final = "server:faktory_jobs_failed_per_processed:ratio_rate"
 BUSY: Final = "queue:faktory_busy_jobs:sum"
@@ -131,6 +133,48 @@ CURRENT: Final = (
         values={},
     ),
     Recorded(record=SECONDS_LEFT, what="no limit", series={"faktory_connections": "500+15"}, after="30m", values={}),
+    Recorded(
+        record=FILES_USED,
+        what="descriptors below the bound",
+        series={"faktory_process_open_fds": "850", "faktory_process_max_fds": "1000"},
+        after="1m",
+        values={"": 0.85},
+    ),
+    Recorded(
+        record=FILES_USED,
+        what="a bound of 0",
+        series={"faktory_process_open_fds": "850", "faktory_process_max_fds": "0"},
+        after="1m",
+        values={},
+    ),
+    Recorded(
+        record=FILES_USED,
+        what="Forewarn's own bound",
+        series={"faktory_process_open_fds": "850", "process_max_fds": "1000"},
+        after="1m",
+        values={},
+    ),
+    Recorded(
+        record=FILES_SECONDS_LEFT,
+        what="one descriptor more every two seconds",
+        series={"faktory_process_open_fds": "500+15", "faktory_process_max_fds": "2000"},
+        after="30m",
+        values={"": 1200},
+    ),
+    Recorded(
+        record=FILES_SECONDS_LEFT,
+        what="fewer and fewer descriptors",
+        series={"faktory_process_open_fds": "1900-15", "faktory_process_max_fds": "2000"},
+        after="30m",
+        values={},
+    ),
+    Recorded(
+        record=FILES_SECONDS_LEFT,
+        what="no descriptor left",
+        series={"faktory_process_open_fds": "2100+15", "faktory_process_max_fds": "2000"},
+        after="30m",
+        values={"": 0},
+    ),
     Recorded(
         record=CRASHES,
         what="crashes for both reasons",

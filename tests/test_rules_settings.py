@@ -388,16 +388,33 @@ def test_a_selector_may_hold_escapes(file: Path, expression: str) -> None:
 # Values that are right alone, and not together
 
 
-def test_a_critical_level_below_the_warning_is_told(file: Path) -> None:
-    assert problems(file, "[alerts.FaktoryConnectionsNearLimit]\nused_share = 0.96") == (
-        "alerts.FaktoryConnectionsNearLimit.critical_share = 0.95: it must not be below used_share, 0.96",
-    )
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "FaktoryConnectionsNearLimit.used_share = 0.96",
+            "FaktoryConnectionsNearLimit.critical_share = 0.95: it must not be below used_share, 0.96",
+        ),
+        (
+            "FaktoryProcessFileDescriptors.critical_share = 0.7",
+            "FaktoryProcessFileDescriptors.critical_share = 0.7: it must not be below used_share, 0.8",
+        ),
+        (
+            "FaktoryAcceptQueueFilling.connections = 11",
+            "FaktoryAcceptQueueFilling.critical_connections = 10: it must not be below connections, 11",
+        ),
+    ],
+)
+def test_a_critical_level_below_the_warning_is_told(file: Path, text: str, told: str) -> None:
+    assert problems(file, f"alerts.{text}") == (f"alerts.{told}",)
 
 
 @pytest.mark.parametrize(
     "key",
     [
         "FaktoryConnectionsNearLimit.critical_share",
+        "FaktoryProcessFileDescriptors.critical_share",
+        "FaktoryProcessFileDescriptorsFilling.used_share",
         "FaktoryPeerHoldsConnections.peer_share",
         "FaktoryPeerHoldsConnections.used_share",
         "FaktoryStatsdSilentNearLimit.used_share",
@@ -411,17 +428,29 @@ def test_a_share_that_nothing_is_above_is_told(file: Path, key: str) -> None:
     assert problems(file, f"alerts.{key} = 1") == (f"alerts.{key} = 1: it must be below 1, or nothing is above it",)
 
 
-def test_a_wait_in_which_the_window_forgets_is_told(file: Path) -> None:
-    assert problems(file, '[alerts.FaktoryWorkerCrashed]\nfor = "10m"') == (
-        'alerts.FaktoryWorkerCrashed.for = "10m": it must be below window, "10m", in which what happened is forgotten',
+@pytest.mark.parametrize(
+    ("alert", "window"),
+    [
+        ("FaktoryWorkerCrashed", "10m"),
+        ("FaktoryProcessCrashed", "30m"),
+        ("FaktoryProcessDiedUnexplained", "30m"),
+        ("FaktoryStoreCrashed", "30m"),
+        ("FaktoryJobLost", "30m"),
+        ("FaktoryFlushed", "30m"),
+        ("FaktoryRecoveredPanic", "1h"),
+        ("FaktoryDataRace", "1h"),
+    ],
+)
+def test_a_wait_in_which_the_window_forgets_is_told(file: Path, alert: str, window: str) -> None:
+    assert problems(file, f'[alerts.{alert}]\nfor = "{window}"') == (
+        f'alerts.{alert}.for = "{window}": it must be below window, "{window}", in which what happened is forgotten',
     )
 
 
-def test_a_trend_that_a_single_step_would_make_is_told(file: Path) -> None:
-    (problem,) = problems(file, '[alerts.FaktoryBacklogGrowing]\nrecent = "15m"')
-    assert problem.startswith(
-        'alerts.FaktoryBacklogGrowing.recent = "15m": it must be below for, "15m", or a single step'
-    )
+@pytest.mark.parametrize(("alert", "wait"), [("FaktoryBacklogGrowing", "15m"), ("ForewarnLogUnread", "10m")])
+def test_a_trend_that_a_single_step_would_make_is_told(file: Path, alert: str, wait: str) -> None:
+    (problem,) = problems(file, f'[alerts.{alert}]\nrecent = "{wait}"')
+    assert problem.startswith(f'alerts.{alert}.recent = "{wait}": it must be below for, "{wait}", or a single step')
 
 
 def test_a_budget_that_cannot_burn_fast_enough_is_told(file: Path) -> None:
@@ -586,9 +615,11 @@ def rendered(settings: RuleSettings) -> list[dict[str, Any]]:
 
 TRENDS: Final = (
     "FaktoryConnectionsFilling",
+    "FaktoryProcessFileDescriptorsFilling",
     "FaktoryThrottleNotDraining",
     "FaktoryBacklogGrowing",
     "FaktoryMemoryGrowing",
+    "ForewarnLogUnread",
 )
 
 OTHERS: Final[Mapping[Any, Any]] = {
@@ -610,6 +641,7 @@ OTHERS: Final[Mapping[Any, Any]] = {
 
 OTHERS_AT: Final[Mapping[tuple[str | int, ...], Any]] = {
     ("alerts", "ForewarnWatchdog", "severity"): "info",
+    ("alerts", "FaktoryAcceptQueueFilling", "connections"): 7,
     **{("alerts", "FaktoryQueueLatencyBudgetBurn", "windows", number, "long"): "9d" for number in range(4)},
     **{("alerts", name, "for"): "7h" for name in TRENDS},
 }

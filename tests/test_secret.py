@@ -8,7 +8,7 @@ import pickle
 import msgspec
 import pytest
 
-from exporter.secret import Secret
+from exporter.secret import Secret, without_credentials
 
 SECRET = Secret("tr0ub4dor")
 
@@ -46,3 +46,22 @@ def test_a_copy_of_a_secret_is_the_secret() -> None:
 
 def test_a_secret_has_no_attributes_to_dump() -> None:
     assert not hasattr(SECRET, "__dict__")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("dial postgres://app:tr0ub4dor@db:5432/jobs: refused", "dial postgres://***@db:5432/jobs: refused"),
+        ('parse "redis://:tr0ub4d@or@cache/0": no', 'parse "redis://***@cache/0": no'),
+        ("no URL at all: a@b", "no URL at all: a@b"),
+        ("http://plain/path", "http://plain/path"),
+        ("", ""),
+    ],
+)
+def test_a_text_is_told_without_the_user_and_password_of_a_url(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
+
+
+def test_the_end_of_a_text_that_was_cut_in_a_url_may_be_a_password() -> None:
+    assert without_credentials("dial redis://:tr0ub", cut=True) == "dial redis://***"
+    assert without_credentials("redis://a:b@c/ went awa", cut=True) == "redis://***@c/ went awa"

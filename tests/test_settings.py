@@ -6,7 +6,7 @@ import os
 import string
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,9 @@ from exporter.model import Choice
 from exporter.secret import Secret
 from exporter.settings import (
     FLAGS,
+    MAX_LOG_FILES,
+    MAX_LOG_JOURNALS,
+    LogWatch,
     NothingConfigured,
     OtlpTarget,
     ServerSettings,
@@ -48,14 +51,17 @@ def file_with(folder: Path, text: str) -> dict[str, str | None]:
     return {"config": str(path)}
 
 
-def problems(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> str:
+Flags = Mapping[str, str | Sequence[str] | None]
+
+
+def problems(flags: Flags, environ: Mapping[str, str] | None = None) -> str:
     """Return what is told about settings that must be refused."""
     with pytest.raises(SettingsError) as caught:
         load(flags, environ or {})
     return "\n".join(caught.value.problems)
 
 
-def one_server(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> ServerSettings:
+def one_server(flags: Flags, environ: Mapping[str, str] | None = None) -> ServerSettings:
     (server,) = load(flags, environ or {}).servers
     return server
 
@@ -82,7 +88,7 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
     (tmp_path / "redis-password").write_text("two\n")
     (tmp_path / "headers").write_text("authorization: Bearer three\n")
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    flags = {
+    flags: dict[str, str | Sequence[str] | None] = {
         "config": None,
         "interval": "1m30s",
         "state-file": "/var/lib/forewarn/state.json",
@@ -99,6 +105,8 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
         "faktory.redis-password-file": str(tmp_path / "redis-password"),
         "faktory.ca-file": str(tmp_path / "ca.pem"),
         "faktory.redis-ca-file": str(tmp_path / "ca.pem"),
+        "faktory.log-file": ["/var/log/faktory/*.log", "-"],
+        "faktory.log-journal": ["faktory.service"],
         "otlp.endpoint": "https://collector.example:4318",
         "otlp.headers-file": str(tmp_path / "headers"),
         "otlp.ca-file": str(tmp_path / "ca.pem"),
@@ -136,6 +144,7 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
                 redis_password=Secret("two"),
                 ca_file=tmp_path / "ca.pem",
                 redis_ca_file=tmp_path / "ca.pem",
+                log=LogWatch(files=("/var/log/faktory/*.log", "-"), journals=("faktory.service",)),
                 statsd=StatsdListen(
                     address=Address("::1", 8125),
                     unix=Path("/run/forewarn/statsd.sock"),
@@ -204,6 +213,8 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
         redis_password_file = "password"
         ca_file = "ca.pem"
         redis_ca_file = "ca.pem"
+        log_files = ["/var/log/faktory.log", "mail-*.log"]
+        log_journals = ["mail.service", "mail@eu.service"]
         statsd_listen = ":8125"
         statsd_listen_unix = "/run/forewarn/mail.sock"
         statsd_relay = "udp://agent.example"
@@ -235,6 +246,10 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
                 redis_password=Secret("one"),
                 ca_file=tmp_path / "ca.pem",
                 redis_ca_file=tmp_path / "ca.pem",
+                log=LogWatch(
+                    files=("/var/log/faktory.log", f"{tmp_path}/mail-*.log"),
+                    journals=("mail.service", "mail@eu.service"),
+                ),
                 statsd=StatsdListen(
                     address=Address(None, 8125),
                     unix=Path("/run/forewarn/mail.sock"),
@@ -858,7 +873,7 @@ def test_two_servers_may_be_listened_for_at_two_places(tmp_path: Path) -> None:
     ],
 )
 def test_the_port_of_the_metrics_cannot_be_listened_on(flags: dict[str, str | None], web: str) -> None:
-    assert problems({"faktory.url": URL} | flags) == (
+    assert problems({"faktory.url": URL, **flags}) == (
         "--statsd.listen: the StatsD of the server 'faktory' cannot be listened for where /metrics is"
         f" ({web}); choose another port"
     )
@@ -895,7 +910,124 @@ def test_what_would_be_pushed_to_forewarns_own_listener_is_refused(push: str) ->
 
 def test_one_agent_may_be_relayed_and_pushed_to() -> None:
     agent = {"statsd.relay": "udp://agent.example", "statsd.push": "dogstatsd://agent.example"}
-    assert load(LISTEN | agent, {}).statsd_push is not None
+    assert load({**LISTEN, **agent}, {}).statsd_push is not None
+
+
+# --- the server's output --------------------------------------------------------------------------------------------
+
+
+def log_of(flags: Flags, environ: Mapping[str, str] | None = None) -> LogWatch | None:
+    return one_server({"faktory.url": URL} | dict(flags), environ).log
+
+
+@pytest.mark.parametrize("flags", [{}, {"faktory.log-file": None}, {"faktory.log-file": [], "faktory.log-journal": []}])
+def test_nobody_reads_the_output_unless_it_is_named(flags: Flags) -> None:
+    assert log_of(flags) is None
+
+
+def test_a_file_and_a_unit_may_be_named_alone_or_several_of_them() -> None:
+    assert log_of({"faktory.log-file": "/a.log"}) == LogWatch(files=("/a.log",))
+    assert log_of({"faktory.log-journal": "a.service"}) == LogWatch(journals=("a.service",))
+    several: Flags = {"faktory.log-file": ["/b.log", "/a.log"], "faktory.log-journal": ["b", "a@*"]}
+    assert log_of(several) == LogWatch(files=("/b.log", "/a.log"), journals=("b", "a@*"))
+
+
+def test_variables_have_a_colon_between_several() -> None:
+    environ = {"FOREWARN_FAKTORY_LOG_FILE": "/a.log:/var/log/*.log:-", "FOREWARN_FAKTORY_LOG_JOURNAL": "a:b.service"}
+    assert log_of({}, environ) == LogWatch(files=("/a.log", "/var/log/*.log", "-"), journals=("a", "b.service"))
+
+
+def test_a_colon_in_a_flag_or_the_file_belongs_to_the_name(tmp_path: Path) -> None:
+    assert log_of({"faktory.log-file": ["/a:b.log"]}) == LogWatch(files=("/a:b.log",))
+    file = file_with(tmp_path, f'{SERVER}log_files = ["/a:b.log"]\nlog_journals = ["a:b.service"]')
+    assert one_server(file).log == LogWatch(files=("/a:b.log",), journals=("a:b.service",))
+
+
+def test_what_is_named_twice_is_read_once() -> None:
+    assert log_of({"faktory.log-file": ["/a.log", "/b.log", "/a.log"]}) == LogWatch(files=("/a.log", "/b.log"))
+
+
+def test_a_text_that_stands_alone_in_the_file_is_a_list_of_one(tmp_path: Path) -> None:
+    file = file_with(tmp_path, f'{SERVER}log_files = "/a.log"\nlog_journals = "a.service"')
+    assert one_server(file).log == LogWatch(files=("/a.log",), journals=("a.service",))
+
+
+def test_empty_lists_in_the_file_name_nothing(tmp_path: Path) -> None:
+    assert one_server(file_with(tmp_path, f"{SERVER}log_files = []\nlog_journals = []")).log is None
+
+
+def test_flags_go_over_the_lists_of_the_file_as_a_whole(tmp_path: Path) -> None:
+    file = file_with(tmp_path, SERVER.replace("mail", "faktory") + 'log_files = ["/a.log", "/b.log"]')
+    assert one_server(file, {"FOREWARN_FAKTORY_LOG_FILE": "/c.log"}).log == LogWatch(files=("/c.log",))
+    flags = file | {"faktory.log-file": ["/d.log"]}
+    assert one_server(flags, {"FOREWARN_FAKTORY_LOG_FILE": "/c.log"}).log == LogWatch(files=("/d.log",))
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "[1]"
+    folder.mkdir()
+    log = one_server(file_with(folder, f'{SERVER}log_files = ["*.log"]')).log
+    assert log == LogWatch(files=(f"{tmp_path}/[[]1]/*.log",))
+
+
+def test_standard_input_in_the_file_is_no_file_beside_it(tmp_path: Path) -> None:
+    assert one_server(file_with(tmp_path, f'{SERVER}log_files = ["-"]')).log == LogWatch(files=("-",))
+
+
+def test_standard_input_is_read_for_one_server_alone(tmp_path: Path) -> None:
+    file = file_with(tmp_path, f'{SERVER}log_files = ["-"]')
+    assert problems(file | {"faktory.url": URL, "faktory.log-file": ["-"]}) == (
+        "--faktory.log-file: standard input is read for the server 'mail' already; give each server a file or a named"
+        " pipe of its own"
+    )
+
+
+def test_standard_input_of_a_server_that_forewarn_runs_is_not_forewarns_to_read() -> None:
+    flags = {"faktory.url": URL, "faktory.log-file": ["/a.log", "-"]}
+    with pytest.raises(SettingsError, match=r"--faktory\.log-file: .* is the server's own, .*; leave - out"):
+        load(flags, {}, own_input=False)
+    assert load(flags | {"faktory.log-file": "/a.log"}, {}, own_input=False).servers[0].log is not None
+
+
+@pytest.mark.parametrize(
+    ("flag", "texts", "told"),
+    [
+        ("faktory.log-file", [""], "'' is not a path; write one of a file, such as /var/log/faktory.log"),
+        ("faktory.log-file", "", "'' is not a path"),
+        ("faktory.log-file", ["/a.log", "/\0"], r"'/\x00' is not a path"),
+        ("faktory.log-file", ["/" + "x" * 4096], "…' is not a path"),
+        ("faktory.log-file", ["/tmp"], "/tmp is a folder; name the files in it, such as /tmp/*.log"),  # noqa: S108
+        (
+            "faktory.log-file",
+            [f"/{number}.log" for number in range(MAX_LOG_FILES + 1)],
+            "there are more than 32 paths; use a pattern, such as /var/log/faktory/*.log",
+        ),
+        ("faktory.log-journal", [""], "'' is not the name of a unit; write one such as faktory.service"),
+        ("faktory.log-journal", ["--system"], "'--system' is not the name of a unit"),
+        ("faktory.log-journal", ["faktory service"], "'faktory service' is not the name of a unit"),
+        ("faktory.log-journal", ["a\n"], r"'a\n' is not the name of a unit"),
+        ("faktory.log-journal", ["faktory/a"], "'faktory/a' is not the name of a unit"),
+        ("faktory.log-journal", ["x" * 256], "…' is not the name of a unit"),
+        (
+            "faktory.log-journal",
+            [f"{number}.service" for number in range(MAX_LOG_JOURNALS + 1)],
+            "there are more than 8 units; name only those of this server",
+        ),
+    ],
+)
+def test_an_output_that_cannot_be_read_is_told_with_its_fix(flag: str, texts: str | list[str], told: str) -> None:
+    shown = problems({"faktory.url": URL, flag: texts})
+    assert shown.startswith(f"--{flag}: ")
+    assert told in shown
+    assert len(shown) < 300
+
+
+def test_a_wrong_entry_in_a_variable_is_told_with_the_variable() -> None:
+    shown = problems({"faktory.url": URL}, {"FOREWARN_FAKTORY_LOG_FILE": "/a.log:"})
+    assert shown == (
+        "environment variable FOREWARN_FAKTORY_LOG_FILE: '' is not a path; write one of a file, such as"
+        " /var/log/faktory.log"
+    )
 
 
 # --- passwords ------------------------------------------------------------------------------------------------------
@@ -1025,7 +1157,7 @@ def test_nothing_configured_says_what_to_set() -> None:
     ],
 )
 def test_a_wrong_flag_is_told_with_its_fix(flags: dict[str, str | None], told: str) -> None:
-    assert told in problems({"faktory.url": URL} | flags)
+    assert told in problems({"faktory.url": URL, **flags})
 
 
 @pytest.mark.parametrize(
@@ -1041,6 +1173,21 @@ def test_a_wrong_flag_is_told_with_its_fix(flags: dict[str, str | None], told: s
             "{file}: statsd.listen: it belongs to a server; write statsd_listen into its [[servers]]",
         ),
         ("config_dir = '/'", "{file}: config_dir: it belongs to a server; write config_dir into its [[servers]]"),
+        ("log_files = ['/a.log']", "{file}: log_files: it belongs to a server; write log_files into its [[servers]]"),
+        (
+            "[log]\nfiles = ['/a.log']",
+            "{file}: log.files: it belongs to a server; write log_files into its [[servers]]",
+        ),
+        (
+            f"{SERVER}log_files = 1",
+            'number 1: log_files: it is a number; write a list of texts in quotes, such as log_files = ["one", "an',
+        ),
+        (f"{SERVER}log_files = true", "number 1: log_files: it is true or false; write a list of texts in quotes"),
+        (f"{SERVER}log_files = ['/a', 0]", "number 1: log_files: there is a number in it; write a list of texts"),
+        (f"{SERVER}log_files = [[]]", "number 1: log_files: there is a list in it; write a list of texts"),
+        (f"{SERVER}log_journals = {{}}", "number 1: log_journals: it is a table; write a list of texts in quotes"),
+        (f"{SERVER}log_journals = ['-x']", "number 1: log_journals: '-x' is not the name of a unit"),
+        (f"{SERVER}config_dir = ['/']", "number 1: config_dir: it is a list; write a text in quotes"),
         ("[statsd]\npush = 8125", "{file}: statsd.push: it is a number; write a text in quotes"),
         (f"{SERVER}statsd_listen = 8125", "number 1: statsd_listen: it is a number; write a text in quotes"),
         (f"{SERVER}statsd_keep = true", "number 1: statsd_keep: it is true or false; write a text in quotes"),

@@ -26,7 +26,7 @@ from exporter.faktory.endpoint import Endpoint
 from exporter.faktory.errors import FaktoryError
 from exporter.faktory.source import FaktorySource
 from exporter.faktory.store import Store, StoreFacts
-from exporter.model import OTHER, Failure, Observation, Reason
+from exporter.model import OTHER, Failure, Observation, Reason, SocketFacts
 from exporter.process.sockets import (
     MAX_ANSWER,
     PIECE,
@@ -36,11 +36,12 @@ from exporter.process.sockets import (
     Address,
     Part,
     PortPeers,
+    Queue,
     Row,
+    facts,
     is_own,
     open_diagnosis,
     parse,
-    peers,
     question,
 )
 from exporter.signals.connections import PEERS, ConnectionsSignal
@@ -48,7 +49,8 @@ from exporter.signals.labels import IDLE
 from tests.servers import free_port, wait_until
 
 PORT = 7419
-LISTEN, ESTABLISHED, TIME_WAIT = 10, 1, 6
+LISTEN, ESTABLISHED, TIME_WAIT, CLOSE_WAIT = 10, 1, 6, 8
+STATES = ("established", "syn_recv", "fin_wait1", "fin_wait2", "close_wait", "last_ack", "closing")
 NOOP, ERROR, DONE, SOCKET = 1, 2, 3, 20
 MULTI, INTERRUPTED = 0x02, 0x10
 HEADER = 16
@@ -101,8 +103,25 @@ def connection(remote: str, local: str = "127.0.0.1", port: int = PORT, state: i
     return ip_address(local), port, ip_address(remote), 40000, state
 
 
-def told(*entries: Socket, hosts: tuple[Address, ...] = LOOPBACK) -> dict[str, int] | None:
-    return peers(parse(datagram(*entries), PORT).sockets, hosts)
+def told(*entries: Socket, hosts: tuple[Address, ...] = LOOPBACK) -> Mapping[str, int] | None:
+    return told_by(parse(datagram(*entries), PORT), hosts)
+
+
+def told_by(part: Part, hosts: tuple[Address, ...] = LOOPBACK) -> Mapping[str, int] | None:
+    found = facts(part.sockets, part.queues, hosts)
+    return None if found is None else found.peers
+
+
+def told_states(*entries: Socket) -> Mapping[str, int]:
+    part = parse(datagram(*entries), PORT)
+    found = facts(part.sockets, part.queues, LOOPBACK)
+    assert found is not None
+    return found.states
+
+
+async def peers_of(port_peers: PortPeers) -> tuple[Mapping[str, int] | None, Failure | None]:
+    found, failed = await port_peers.read()
+    return None if found is None else found.peers, failed
 
 
 class TestOneAnswer:
@@ -117,7 +136,7 @@ class TestOneAnswer:
             05000800 00000000 08000f00 00000000 0c001500 01000000 00000000 06001600 52000000
         """)
         part = parse(content, PORT)
-        assert peers(part.sockets, LOOPBACK) == {"127.0.0.2": 1}
+        assert told_by(part) == {"127.0.0.2": 1}
         assert (part.end, part.torn) == (None, False)
 
     @little_endian
@@ -133,15 +152,15 @@ class TestOneAnswer:
             00000000 00000000 00000001 00000000 4a080000 00000000 00000000 00000000 00000000 00000000 00000000
             05000800 00000000 08000f00 00000000 0c001500 01000000 00000000 06001600 12000000
         """)
-        assert peers(parse(content, PORT).sockets, LOOPBACK) == {"127.0.0.4": 1, "::1": 1}
+        assert told_by(parse(content, PORT)) == {"127.0.0.4": 1, "::1": 1}
 
     @little_endian
     def test_the_end_that_a_kernel_told(self) -> None:
         assert parse(bytes.fromhex("14000000 03000200 01000000 003e0000 00000000"), PORT) == Part({}, end=0)
 
     @little_endian
-    def test_the_question_is_for_tcp_and_one_port_and_what_listens_or_is_connected(self) -> None:
-        expected = f"48000000 14000103 01000000 00000000 0a 06 00 00 02040000 1cfb {'00' * 46}"
+    def test_the_question_is_for_tcp_and_one_port_and_what_listens_or_has_an_end_here(self) -> None:
+        expected = f"48000000 14000103 01000000 00000000 0a 06 00 00 3a0f0000 1cfb {'00' * 46}"
         assert question(socket.AF_INET6, PORT) == bytes.fromhex(expected)
 
     def test_only_what_is_connected_counts(self) -> None:
@@ -156,6 +175,30 @@ class TestOneAnswer:
         of_netlink = bytearray(datagram(connection("10.0.0.9")))
         of_netlink[HEADER] = socket.AF_NETLINK
         assert parse(bytes(of_netlink), PORT) == Part({})
+
+    def test_every_state_is_told_from_the_start_but_those_that_are_nobodys(self) -> None:
+        entries = [connection("10.0.0.9", state=state) for state in range(1, 13) if state != LISTEN]
+        part = parse(datagram(listening("127.0.0.1"), *entries, connection("10.0.0.9", state=CLOSE_WAIT)), PORT)
+        found = facts(part.sockets, part.queues, LOOPBACK)
+        assert found is not None
+        assert found.states == dict.fromkeys(STATES, 1) | {"close_wait": 2}
+        assert told_states(listening("127.0.0.1")) == dict.fromkeys(STATES, 0)
+
+    def test_sockets_of_another_server_on_the_port_have_no_state_here(self) -> None:
+        entries = [listening("10.0.0.5"), connection("10.0.0.9", local="10.0.0.5", state=CLOSE_WAIT)]
+        assert told_states(listening("127.0.0.1"), *entries) == dict.fromkeys(STATES, 0)
+
+    def test_what_waits_to_be_accepted_is_told_with_its_limit(self) -> None:
+        queue = Queue(ip_address("127.0.0.1").packed, waiting=5, backlog=128, inode=1)
+        found = facts({}, [queue], LOOPBACK)
+        assert found is not None
+        assert (found.waiting, found.backlog) == (5, 128)
+
+    def test_sockets_that_share_an_address_are_one_server(self) -> None:
+        queues = [Queue(ip_address("127.0.0.1").packed, waiting=number, backlog=10, inode=1) for number in (3, 4)]
+        found = facts({}, [*queues, Queue(ip_address("10.0.0.5").packed, 100, 100, 2)], LOOPBACK)
+        assert found is not None
+        assert (found.waiting, found.backlog) == (7, 20)
 
     def test_ipv4_written_as_ipv6_is_shown_as_ipv4(self) -> None:
         mapped = connection("::ffff:10.0.0.7", local="::ffff:127.0.0.1")
@@ -185,7 +228,7 @@ class TestOneAnswer:
 
     def test_a_message_of_another_kind_is_passed_over(self) -> None:
         content = message(NOOP) + datagram(listening("127.0.0.1")) + message(77, b"new") + told_end()
-        assert parse(content, PORT) == Part(Counter(row(listening("127.0.0.1"))), end=0)
+        assert parse(content, PORT) == Part(Counter(row(listening("127.0.0.1"))), QUEUE, end=0)
 
     def test_what_the_kernel_calls_interrupted_counts_all_the_same(self) -> None:
         entry = connection("10.0.0.1")
@@ -194,7 +237,7 @@ class TestOneAnswer:
     @pytest.mark.parametrize("tell", [told_end, told_error])
     def test_the_error_with_which_the_kernel_ends_it_is_told(self, tell: Callable[[int], bytes]) -> None:
         content = datagram(listening("127.0.0.1")) + tell(errno.ENOENT)
-        assert parse(content, PORT) == Part(Counter(row(listening("127.0.0.1"))), end=errno.ENOENT)
+        assert parse(content, PORT) == Part(Counter(row(listening("127.0.0.1"))), QUEUE, end=errno.ENOENT)
 
     @pytest.mark.parametrize("number", [1, -4096, -(2**31), 2**31 - 1])
     def test_what_is_no_error_number_is_torn(self, number: int) -> None:
@@ -208,7 +251,10 @@ class TestOneAnswer:
         first = datagram(listening("127.0.0.1"))
         lying = bytearray(told_socket(connection("10.0.0.1")))
         struct.pack_into("=I", lying, 0, length)
-        assert parse(first + bytes(lying), PORT) == Part(Counter(row(listening("127.0.0.1"))), torn=True)
+        assert parse(first + bytes(lying), PORT) == Part(Counter(row(listening("127.0.0.1"))), QUEUE, torn=True)
+
+
+QUEUE = (Queue(ip_address("127.0.0.1").packed, waiting=0, backlog=128, inode=41000),)
 
 
 def row(entry: Socket) -> list[Row]:
@@ -265,7 +311,7 @@ class TestAnyAnswer:
     def test_any_bytes_are_read_without_a_failure(self, content: bytes) -> None:
         found = parse(content, PORT)
         assert sum(found.sockets.values()) * LEAST <= len(content)
-        peers(found.sockets, LOOPBACK)
+        told_by(found)
 
     @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(entries, st.integers(0, 5000))
@@ -364,7 +410,7 @@ def kernel() -> Iterator[Kernel]:
         yield played
 
 
-SEEN = ({"10.0.0.1": 1}, None)
+SEEN: tuple[Mapping[str, int], None] = ({"10.0.0.1": 1}, None)
 
 
 class Time:
@@ -396,7 +442,12 @@ def waiting(kernel: socket.socket) -> socket.socket:
 
 
 async def same(read: PortPeers, expected: object) -> bool:
-    return await read.read() == expected
+    return await peers_of(read) == expected
+
+
+async def has_state(port_peers: PortPeers, state: str, sockets_: int) -> bool:
+    found, _ = await port_peers.read()
+    return found is not None and found.states[state] == sockets_
 
 
 def failure(told: tuple[object, Failure | None]) -> Reason:
@@ -481,19 +532,47 @@ class TestThisMachine:
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
     async def test_peers_are_told_by_their_addresses(self, host: str) -> None:
         with listener("127.0.0.1") as server, connected(server, "127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.2"):
-            assert await PortPeers(host, port_of(server)).read() == ({"127.0.0.2": 3, "127.0.0.3": 1}, None)
+            assert await peers_of(PortPeers(host, port_of(server))) == ({"127.0.0.2": 3, "127.0.0.3": 1}, None)
 
     async def test_it_follows_what_comes_and_goes(self) -> None:
         with listener("127.0.0.1") as server:
             reader = PortPeers("127.0.0.1", port_of(server))
-            assert await reader.read() == ({}, None)
+            assert await peers_of(reader) == ({}, None)
             with connected(server, "127.0.0.2"):
-                assert await reader.read() == ({"127.0.0.2": 1}, None)
-            assert await reader.read() == ({}, None)
-        assert await reader.read() == (None, None)
+                assert await peers_of(reader) == ({"127.0.0.2": 1}, None)
+            assert await peers_of(reader) == ({}, None)
+        assert await peers_of(reader) == (None, None)
         with listener("127.0.0.1") as server, connected(server, "127.0.0.3"):
             reader = PortPeers("127.0.0.1", port_of(server))
-            assert await reader.read() == ({"127.0.0.3": 1}, None)
+            assert await peers_of(reader) == ({"127.0.0.3": 1}, None)
+
+    async def test_what_the_server_does_not_accept_waits(self) -> None:
+        with socket.socket() as server, ExitStack() as stack:
+            server.bind(("127.0.0.1", 0))
+            server.listen(2)
+            for _ in range(3):
+                stack.enter_context(socket.create_connection(server.getsockname()))
+            found, _ = await PortPeers("127.0.0.1", port_of(server)).read()
+        assert found is not None
+        assert (found.waiting, found.backlog) == (3, 2)  # the kernel lets one more in than it says
+        assert (found.peers, found.states["established"]) == ({"127.0.0.1": 3}, 3)
+
+    async def test_what_the_server_holds_though_the_client_has_gone_is_told(self) -> None:
+        with listener("127.0.0.1") as server, socket.create_connection(server.getsockname()) as client:
+            held, _ = server.accept()
+            client.close()
+            with held:
+                reader = PortPeers("127.0.0.1", port_of(server))
+                await wait_until(lambda: has_state(reader, "close_wait", 1), what="the server's end is told")
+                assert await peers_of(reader) == ({}, None)
+
+    async def test_the_socket_that_listens_is_told_by_its_number(self) -> None:
+        with listener("127.0.0.1") as server:
+            reader = PortPeers("127.0.0.1", port_of(server))
+            await reader.read()
+            assert os.readlink(f"/proc/self/fd/{server.fileno()}") == f"socket:[{reader.inode}]"
+        await reader.read()
+        assert reader.inode is None
 
     async def test_a_server_beside_it_on_another_address_is_another_server(self) -> None:
         with (
@@ -502,12 +581,12 @@ class TestThisMachine:
             connected(one, "127.0.0.2"),
             connected(other, "127.0.0.3", "127.0.0.3"),
         ):
-            assert await PortPeers("127.0.0.1", port_of(one)).read() == ({"127.0.0.2": 1}, None)
-            assert await PortPeers("127.0.0.9", port_of(one)).read() == ({"127.0.0.3": 2}, None)
+            assert await peers_of(PortPeers("127.0.0.1", port_of(one))) == ({"127.0.0.2": 1}, None)
+            assert await peers_of(PortPeers("127.0.0.9", port_of(one))) == ({"127.0.0.3": 2}, None)
 
     async def test_a_server_that_listens_everywhere(self) -> None:
         with listener("0.0.0.0") as server, connected(server, "127.0.0.2", to="127.0.0.7"):
-            assert await PortPeers("127.0.0.1", port_of(server)).read() == ({"127.0.0.2": 1}, None)
+            assert await peers_of(PortPeers("127.0.0.1", port_of(server))) == ({"127.0.0.2": 1}, None)
 
     @needs_ipv6
     async def test_a_server_that_listens_everywhere_by_ipv6_has_ipv4_peers(self) -> None:
@@ -516,17 +595,20 @@ class TestThisMachine:
             connected(server, "127.0.0.2", to="127.0.0.1"),
             connected(server, "::1", to="::1"),
         ):
-            assert await PortPeers("127.0.0.1", port_of(server)).read() == ({"127.0.0.2": 1, "::1": 1}, None)
+            assert await peers_of(PortPeers("127.0.0.1", port_of(server))) == ({"127.0.0.2": 1, "::1": 1}, None)
 
     @needs_ipv6
     async def test_a_server_of_ipv6_alone(self) -> None:
         with listener("::1", socket.AF_INET6) as server, connected(server, "::1", "::1"):
-            assert await PortPeers("::1", port_of(server)).read() == ({"::1": 2}, None)
+            assert await peers_of(PortPeers("::1", port_of(server))) == ({"::1": 2}, None)
 
     async def test_more_connections_than_the_kernel_tells_in_one_datagram(self) -> None:
         with listener("127.0.0.1") as server, connected(server, *["127.0.0.2"] * 200, *["127.0.0.3"] * 200):
             assert len(asked(question(socket.AF_INET, port_of(server)))) > 2
-            assert await PortPeers("127.0.0.1", port_of(server)).read() == ({"127.0.0.2": 200, "127.0.0.3": 200}, None)
+            assert await peers_of(PortPeers("127.0.0.1", port_of(server))) == (
+                {"127.0.0.2": 200, "127.0.0.3": 200},
+                None,
+            )
 
     def test_the_kernel_tells_nothing_of_another_ports_sockets(self) -> None:
         with listener("127.0.0.1") as server, listener("127.0.0.1") as other, connected(other, *["127.0.0.2"] * 100):
@@ -544,7 +626,7 @@ class TestThisMachine:
             assert size(asked(bytes(for_closed))) > 1000 * LEAST, "the control: they are there"
             assert size(asked(question(socket.AF_INET, port))) < 10 * LEAST
             with connected(server, "127.0.0.2"):
-                assert await PortPeers("127.0.0.1", port).read() == ({"127.0.0.2": 1}, None)
+                assert await peers_of(PortPeers("127.0.0.1", port)) == ({"127.0.0.2": 1}, None)
 
     async def test_a_busy_interpreter_holds_it_up_by_a_few_turns_only(self) -> None:
         """Each system call gives up the interpreter, and has it back after a turn of the others."""
@@ -553,7 +635,7 @@ class TestThisMachine:
             connected(server, *["127.0.0.2"] * 400),
             busy_interpreter(turn=0.05),
         ):
-            assert await PortPeers("127.0.0.1", port_of(server)).read() == ({"127.0.0.2": 400}, None)
+            assert await peers_of(PortPeers("127.0.0.1", port_of(server))) == ({"127.0.0.2": 400}, None)
 
     async def test_it_leaves_no_file_open(self) -> None:
         with listener("127.0.0.1") as server:
@@ -565,11 +647,11 @@ class TestThisMachine:
             assert len(os.listdir("/proc/self/fd")) == before
 
     async def test_where_nothing_listens_it_is_not_known(self) -> None:
-        assert await PortPeers("127.0.0.1", free_port()).read() == (None, None)
+        assert await peers_of(PortPeers("127.0.0.1", free_port())) == (None, None)
 
     async def test_of_another_machine_it_is_not_known_though_something_listens_here(self) -> None:
         with listener("0.0.0.0") as server, connected(server, "127.0.0.2", to="127.0.0.1"):
-            assert await PortPeers("198.51.100.1", port_of(server)).read() == (None, None)
+            assert await peers_of(PortPeers("198.51.100.1", port_of(server))) == (None, None)
 
     def test_loopback_addresses_are_its_own(self) -> None:
         assert [is_own(ip_address(it)) for it in ("127.0.0.1", "127.8.9.10", "::1")] == [True] * 3
@@ -607,7 +689,7 @@ class TestNames:
         reader = PortPeers("jobs.example", PORT, diagnosis=kernel, clock=lambda: now[0])
         for at, lookups, known in ((0, 1, True), (RECHECK - 1, 1, True), (RECHECK, 2, True), (2 * RECHECK, 3, False)):
             now[0] = at
-            assert await reader.read() == (SEEN if known else (None, None))
+            assert await peers_of(reader) == (SEEN if known else (None, None))
             assert asked == ["jobs.example"] * lookups
 
     async def test_a_name_that_does_not_resolve_is_nobodys(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -615,7 +697,7 @@ class TestNames:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
         resolving(monkeypatch, fails)
-        assert await PortPeers("jobs.example", PORT).read() == (None, None)
+        assert await peers_of(PortPeers("jobs.example", PORT)) == (None, None)
 
     async def test_a_name_that_takes_too_long_is_nobodys(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def hangs(*_: object, **__: object) -> list[Any]:
@@ -623,10 +705,10 @@ class TestNames:
             return []
 
         resolving(monkeypatch, hangs)
-        assert await PortPeers("jobs.example", PORT, deadline=0.05).read() == (None, None)
+        assert await peers_of(PortPeers("jobs.example", PORT, deadline=0.05)) == (None, None)
 
     async def test_a_name_that_cannot_be_one_is_nobodys(self) -> None:
-        assert await PortPeers("x" * 70 + ".example", PORT).read() == (None, None)
+        assert await peers_of(PortPeers("x" * 70 + ".example", PORT)) == (None, None)
 
 
 class TestBounds:
@@ -636,20 +718,20 @@ class TestBounds:
             if family == socket.AF_INET
             else [datagram(listening("::"), connection("fd00::7", local="fd00::1")), told_end()]
         )
-        assert await reader(kernel).read() == SEEN
-        assert await PortPeers("::1", PORT, diagnosis=kernel).read() == ({"fd00::7": 1}, None)
+        assert await peers_of(reader(kernel)) == SEEN
+        assert await peers_of(PortPeers("::1", PORT, diagnosis=kernel)) == ({"fd00::7": 1}, None)
 
     async def test_an_answer_may_come_in_any_number_of_pieces(self, kernel: Kernel) -> None:
         entries = [listening("127.0.0.1"), *[connection(f"10.0.0.{number % 3}") for number in range(300)]]
         kernel.answer = lambda family: [*map(told_socket, entries if family == socket.AF_INET else []), told_end()]
-        assert await reader(kernel).read() == ({f"10.0.0.{number}": 100 for number in range(3)}, None)
+        assert await peers_of(reader(kernel)) == ({f"10.0.0.{number}": 100 for number in range(3)}, None)
 
     @pytest.mark.parametrize("error", sorted(REFUSALS), ids=errno.errorcode.get)
     async def test_where_the_kernel_lets_nobody_ask_it_is_not_known(self, kernel: Kernel, error: int) -> None:
         port_peers = reader(kernel)
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
         kernel.failing = OSError(error, os.strerror(error))
-        assert await port_peers.read() == (None, None)
+        assert await peers_of(port_peers) == (None, None)
         assert kernel.opened == 2
 
     @pytest.mark.parametrize("tell", [told_end, told_error])
@@ -658,28 +740,28 @@ class TestBounds:
         self, kernel: Kernel, error: int, tell: Callable[[int], bytes]
     ) -> None:
         port_peers = reader(kernel)
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
         kernel.answer = lambda _: [tell(error)]
-        assert await port_peers.read() == (None, None)
+        assert await peers_of(port_peers) == (None, None)
 
     async def test_either_family_is_enough(self, kernel: Kernel) -> None:
         four = [datagram(listening("127.0.0.1"), connection("10.0.0.1")), told_end()]
         kernel.answer = lambda family: four if family == socket.AF_INET else [told_error(errno.ENOENT)]
-        assert await reader(kernel).read() == SEEN
+        assert await peers_of(reader(kernel)) == SEEN
         six = [datagram(listening("::"), connection("::ffff:10.0.0.1", local="::ffff:127.0.0.1")), told_end()]
         kernel.answer = lambda family: six if family == socket.AF_INET6 else [told_error(errno.ENOENT)]
-        assert await reader(kernel).read() == SEEN
+        assert await peers_of(reader(kernel)) == SEEN
 
     async def test_that_no_file_can_be_opened_is_a_failure_where_the_server_was_seen_here(self, kernel: Kernel) -> None:
         port_peers = reader(kernel)
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
         kernel.failing = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         assert failure(await port_peers.read()) is Reason.UNREACHABLE
         assert failure(await port_peers.read()) is Reason.UNREACHABLE
         kernel.failing = None
         await wait_until(lambda: same(port_peers, SEEN), what="it is known again")
         kernel.failing = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        assert await reader(kernel).read() == (None, None)
+        assert await peers_of(reader(kernel)) == (None, None)
 
     @pytest.mark.parametrize("tell", [told_end, told_error])
     async def test_an_error_within_the_answer_is_a_failure(self, kernel: Kernel, tell: Callable[[int], bytes]) -> None:
@@ -691,7 +773,7 @@ class TestBounds:
         kernel.answer = lambda _: [datagram(listening("127.0.0.1"), connection("10.0.0.1"))[:-5]]
         assert failure(await port_peers.read()) is Reason.PROTOCOL
         kernel.tells(listening("127.0.0.1"), connection("10.0.0.1"))
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
 
     async def test_after_a_useless_answer_the_kernel_is_left_alone_for_as_long_as_that_was_costly(
         self, kernel: Kernel
@@ -706,14 +788,14 @@ class TestBounds:
         assert failure(await port_peers.read()) is Reason.PROTOCOL
         assert kernel.opened == 1
         at.now = REST * 0.25
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
 
     async def test_an_answer_that_is_of_use_may_cost_what_it_costs(self, kernel: Kernel) -> None:
         at = Time()
         at.cost = 0.25
         port_peers = reader(kernel, at)
         for _ in range(3):
-            assert await port_peers.read() == SEEN
+            assert await peers_of(port_peers) == SEEN
         assert kernel.opened == 3
 
     async def test_an_answer_that_does_not_end_is_given_up(self, kernel: Kernel) -> None:
@@ -736,7 +818,7 @@ class TestBounds:
         pieces = [entry * 300] * (sockets_ // 300) + [entry * (sockets_ % 300)]
         whole = [datagram(listening("127.0.0.1")), *pieces, told_end()]
         kernel.answer = lambda family: whole if family == socket.AF_INET else [told_end()]
-        assert await reader(kernel, deadline=60).read() == ({"10.0.0.2": sockets_}, None)
+        assert await peers_of(reader(kernel, deadline=60)) == ({"10.0.0.2": sockets_}, None)
 
     async def test_an_answer_that_drips_is_given_up_in_time(self, kernel: Kernel) -> None:
         def dripping(_: int) -> Iterator[bytes]:
@@ -756,15 +838,15 @@ class TestBounds:
             assert failure(await port_peers.read()) is Reason.TIMEOUT
             assert kernel.opened == opened
         kernel.tells(listening("127.0.0.1"), connection("10.0.0.1"))
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
 
     async def test_a_useless_answer_in_which_nothing_listens_is_no_failure(self, kernel: Kernel) -> None:
         kernel.answer = lambda _: [datagram(connection("10.0.0.2")), b"?"]
-        assert await reader(kernel).read() == (None, None)
+        assert await peers_of(reader(kernel)) == (None, None)
 
     async def test_a_question_that_hangs_is_waited_for_once_and_by_one_thread_only(self, kernel: Kernel) -> None:
         port_peers = reader(kernel, deadline=0.4)
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
         kernel.awake.clear()
         assert failure(await port_peers.read()) is Reason.TIMEOUT
         before = time.monotonic()
@@ -779,7 +861,7 @@ class TestBounds:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         at = Time()
         port_peers = reader(kernel, at, deadline=0.3)
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
         at.cost = 0.25
         kernel.awake.clear()
         assert failure(await port_peers.read()) is Reason.TIMEOUT
@@ -788,11 +870,11 @@ class TestBounds:
         assert failure(await port_peers.read()) is Reason.TIMEOUT
         assert kernel.opened == 2
         at.now = REST * 0.25
-        assert await port_peers.read() == SEEN
+        assert await peers_of(port_peers) == SEEN
 
     async def test_what_is_never_known_to_be_here_does_not_fail_when_it_hangs(self, kernel: Kernel) -> None:
         kernel.awake.clear()
-        assert await reader(kernel, deadline=0.05).read() == (None, None)
+        assert await peers_of(reader(kernel, deadline=0.05)) == (None, None)
         kernel.awake.set()
 
 
@@ -812,29 +894,29 @@ class TestThePoll:
         with listener("127.0.0.1") as server, connected(server, "127.0.0.2"):
             port = port_of(server)
             seen = await self.observe(PortPeers("127.0.0.1", port), port)
-        assert seen.peers is not None
-        assert seen.peers["127.0.0.2"] == 1
+        assert seen.sockets is not None
+        assert seen.sockets.peers["127.0.0.2"] == 1
         assert [run.failure for run in seen.runs if run.name == "sockets"] == [None]
 
     async def test_what_cannot_be_known_is_no_part_of_the_poll(self) -> None:
         port = free_port()
         seen = await self.observe(PortPeers("127.0.0.1", port), port)
-        assert seen.peers is None
+        assert seen.sockets is None
         assert [run.name for run in seen.runs] == ["health", "connection"]
 
     async def test_what_is_given_up_is_a_part_that_failed(self, kernel: Kernel) -> None:
         kernel.answer = lambda _: [datagram(listening("127.0.0.1")), b"?"]
         seen = await self.observe(reader(kernel), free_port())
-        assert seen.peers is None
+        assert seen.sockets is None
         assert [run.failure.reason for run in seen.runs if run.failure and run.name == "sockets"] == [Reason.PROTOCOL]
 
     async def test_nobody_waits_for_it(self) -> None:
         others = asyncio.Event()
 
         class LastOfAll(PortPeers):
-            async def read(self) -> tuple[Mapping[str, int] | None, Failure | None]:
+            async def read(self) -> tuple[SocketFacts | None, Failure | None]:
                 await asyncio.wait_for(others.wait(), 5)
-                return {}, None
+                return SocketFacts({}), None
 
         class Redis:
             async def read(self, *_: object) -> StoreFacts:
@@ -854,14 +936,15 @@ class TestThePoll:
             seen = await source.observe()
         finally:
             await source.close()
-        assert seen.peers == {}
+        assert seen.sockets == SocketFacts({})
 
 
 NOW = 1_700_000_000.0
 
 
 def labelled(signal: ConnectionsSignal, found: dict[str, int] | None, at: float = 0) -> dict[str, int] | None:
-    verdict = signal.advance(Observation(now=NOW + at, reached=True, peers=found))
+    sockets = None if found is None else SocketFacts(found)
+    verdict = signal.advance(Observation(now=NOW + at, reached=True, sockets=sockets))
     return None if verdict.peers is None else dict(verdict.peers)
 
 

@@ -24,6 +24,7 @@ from exporter.model import (
     Details,
     ExecutionsVerdict,
     Health,
+    ProcessVerdict,
     Queue,
     QueuesVerdict,
     Reason,
@@ -66,6 +67,7 @@ def none_counted(server: str) -> Snapshot:
         workers=WorkersVerdict(3, dict.fromkeys(CrashReason, 0), one.workers.orphans),
         throttles=ThrottlesVerdict({key: replace(use, saturated_seconds=0.0) for key, use in throttles.items()}),
         executions=ExecutionsVerdict((), {}, {}),
+        process=ProcessVerdict({}, 0, 0, {}),
     )
 
 
@@ -182,7 +184,7 @@ async def test_types_and_meanings_are_those_of_the_catalogue(how: str) -> None:
         lines = set(text.splitlines())
         for metric in METRICS:
             name = metric.full_name("faktory")
-            if metric.name.startswith("process_"):
+            if name.startswith("process_"):
                 name = f"forewarn_{name}"
             ends = {"histogram": ("_bucket", "_count", "_sum"), "gaugehistogram": ("_bucket", "_gcount", "_gsum")}
             for end in ends.get(metric.kind, ("",)):

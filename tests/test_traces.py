@@ -22,6 +22,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from exporter import __version__, trace_ids
 from exporter.faktory.working import Shared, decode_reservation
 from exporter.model import (
+    CRASH_KINDS,
     MAX_ERROR,
     MAX_NAME,
     CollectorRun,
@@ -29,6 +30,9 @@ from exporter.model import (
     CrashReason,
     Execution,
     Failure,
+    Frame,
+    Incident,
+    IncidentKind,
     JobFacts,
     Orphaned,
     Outcome,
@@ -363,6 +367,95 @@ def test_a_restart_of_the_server_is_a_span_between_the_last_sight_of_the_old_and
     }
 
 
+# --- why the process died -------------------------------------------------------------------------------------------
+
+BUSY: Final = Incident(
+    IncidentKind.CONCURRENT_MAP,
+    "concurrent map read and map write",
+    AT,
+    (
+        Frame("github.com/contribsys/faktory/webui.busyWorkers", "/build/webui/helpers.go", 227),
+        Frame("github.com/contribsys/faktory/webui.ego_busy.func1", "/build/webui/busy.ego.go"),
+        Frame("main.main"),
+    ),
+    {"running": 1, "IO wait": 3},
+    {"github.com/contribsys/faktory": "v1.10.0"},
+    "0123456789ab",
+    "faktory-busy-page",
+    "Keep /busy closed.",
+)
+
+
+def test_a_crash_of_the_server_is_a_span_with_its_stack() -> None:
+    (span,) = wire(BUSY)
+    assert (span.name, span.kind, span.parent_span_id) == ("process crash", 1, b"")
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (NS, NS)
+    assert span.status == Status(code=Status.STATUS_CODE_ERROR, message="concurrent map read and map write")
+    assert attributes(span) == {
+        "messaging.system": "faktory",
+        "error.type": "concurrent-map",
+        "forewarn.incident.component": "webui.busyWorkers",
+        "forewarn.incident.known": "faktory-busy-page",
+        "forewarn.incident.hint": "Keep /busy closed.",
+        "forewarn.incident.group": "0123456789ab",
+        "forewarn.incident.goroutines": 4,
+        "server.address": "10.0.0.7",
+        "server.port": 7419,
+        "forewarn.server": "faktory",
+        "forewarn.observed": True,
+    }
+    (event,) = span.events
+    assert (event.name, event.time_unix_nano) == ("exception", NS)
+    assert attributes(event) == {
+        "exception.type": "concurrent-map",
+        "exception.message": "concurrent map read and map write",
+        "exception.stacktrace": (
+            "github.com/contribsys/faktory/webui.busyWorkers\n\t/build/webui/helpers.go:227\n"
+            "github.com/contribsys/faktory/webui.ego_busy.func1\n\t/build/webui/busy.ego.go\n"
+            "main.main"
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (IncidentKind.DATA_RACE, "data race"),
+        (IncidentKind.RECOVERED_PANIC, "recovered panic"),
+        *[(kind, "process crash") for kind in CRASH_KINDS],
+    ],
+)
+def test_what_the_server_survived_goes_by_another_name(kind: IncidentKind, name: str) -> None:
+    (span,) = wire(msgspec.structs.replace(BUSY, kind=kind))
+    assert (span.name, attributes(span)["error.type"]) == (name, kind.value)
+
+
+def test_an_end_that_nothing_explains_has_no_stack() -> None:
+    (span,) = wire(Incident(IncidentKind.UNEXPLAINED, "told", AT))
+    assert not {key for key in attributes(span) if key.startswith("forewarn.incident.")}
+    (event,) = span.events
+    assert attributes(event) == {"exception.type": "unexplained", "exception.message": "told"}
+
+
+def test_of_a_stack_the_innermost_calls_are_told() -> None:
+    frames = tuple(Frame(f"main.f{number}", "f.go", number) for number in range(500))
+    (span,) = wire(msgspec.structs.replace(BUSY, frames=frames))
+    told = attributes(span.events[0])["exception.stacktrace"].splitlines()
+    assert len(told) == 2 * traces.MAX_FRAMES
+    assert told[:2] == ["main.f0", "\tf.go:0"]
+
+
+def test_alike_incidents_at_other_times_and_others_at_the_same_are_other_spans() -> None:
+    others = (
+        msgspec.structs.replace(BUSY, at=AT + 1),
+        msgspec.structs.replace(BUSY, group="ba9876543210"),
+        msgspec.structs.replace(BUSY, kind=IncidentKind.DATA_RACE),
+    )
+    spans = wire(BUSY, *others)
+    assert len({it.span_id for it in spans}) == len({it.trace_id for it in spans}) == 4
+    assert wire(BUSY) == wire(BUSY)
+
+
 # --- polls ----------------------------------------------------------------------------------------------------------
 
 
@@ -435,12 +528,15 @@ def test_the_same_thing_seen_is_the_same_bytes_on_every_run() -> None:
         execution(Outcome.CRASHED, job=PRODUCER, crash=CrashReason.HUNG, found_at=AT),
         crash(),
         Restart(AT, AT + 8),
+        BUSY,
     ]
     here = hashlib.sha256(traces.encode([it for each in told for it in traces.spans(TRACED, each, parent=False)]))
     program = """
 import hashlib, sys
 from tests.test_traces import *
-told = [execution(Outcome.CRASHED, job=PRODUCER, crash=CrashReason.HUNG, found_at=AT), crash(), Restart(AT, AT + 8)]
+told = [
+    execution(Outcome.CRASHED, job=PRODUCER, crash=CrashReason.HUNG, found_at=AT), crash(), Restart(AT, AT + 8), BUSY
+]
 batch = [it for each in told for it in traces.spans(TRACED, each, parent=False)]
 print(hashlib.sha256(traces.encode(batch)).hexdigest())
 """
@@ -464,9 +560,9 @@ def test_what_is_kept_of_names_is_bounded() -> None:
 
 
 def test_no_two_kinds_of_span_share_an_id() -> None:
-    told: list[Told] = [execution(Outcome.CRASHED), Orphaned(JOB, AT, AT + 1, 0.0), crash(), Restart(AT, AT + 8)]
+    told: list[Told] = [execution(Outcome.CRASHED), Orphaned(JOB, AT, AT + 1, 0.0), crash(), Restart(AT, AT + 8), BUSY]
     found = [it.span_id for it in wire(*told)] + [it.span_id for it in polled(CollectorRun("a", 0.1, None, 99.6))]
-    assert len(set(found)) == len(found) == 7
+    assert len(set(found)) == len(found) == 8
 
 
 # --- who tells ------------------------------------------------------------------------------------------------------
@@ -563,6 +659,20 @@ ANY_TOLD: Final[st.SearchStrategy[Told]] = st.one_of(
         orphans=st.lists(ANY_RESERVATION, max_size=4).map(tuple),
     ),
     st.builds(Restart, since=ANY_TIME, until=ANY_TIME),
+    st.builds(
+        Incident,
+        kind=st.sampled_from(IncidentKind),
+        message=ANY_TEXT,
+        at=st.none() | ANY_TIME,
+        frames=st.lists(st.builds(Frame, ANY_TEXT, st.none() | ANY_TEXT, st.none() | ANY_NUMBER), max_size=40).map(
+            tuple
+        ),
+        goroutines=st.dictionaries(ANY_TEXT, ANY_NUMBER, max_size=3),
+        modules=st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=2),
+        group=ANY_TEXT,
+        known=st.none() | ANY_TEXT,
+        hint=st.none() | ANY_TEXT,
+    ),
 )
 ANY_TRACED: Final = st.builds(
     traces.Traced,
@@ -571,6 +681,14 @@ ANY_TRACED: Final = st.builds(
     address=st.none() | ANY_TEXT,
     port=st.none() | st.integers(1, 65535),
 )
+
+
+LONGEST: Final = {
+    "exception.message": MAX_ERROR,
+    "exception.stacktrace": traces.MAX_FRAMES * (2 * MAX_ERROR + len("\n\t:2147483647\n")),
+    "forewarn.incident.hint": traces.MAX_HINT,
+}
+"""Characters of the texts that are longer than a name."""
 
 
 def check(span: Span) -> None:
@@ -590,9 +708,7 @@ def check(span: Span) -> None:
         for key, value in attributes(holder).items():
             assert not isinstance(value, float) or 0 < value < 1e10, key
             assert 0 < len(key) <= len("messaging.." + "end_uncertainty") + MAX_NAME
-            assert not isinstance(value, str) or 0 < len(value) <= (
-                MAX_ERROR if key == "exception.message" else MAX_NAME
-            ), key
+            assert not isinstance(value, str) or 0 < len(value) <= LONGEST.get(key, MAX_NAME), key
 
 
 def sizes(span: Any) -> list[int]:
@@ -692,6 +808,22 @@ def test_no_argument_and_nothing_custom_of_a_job_gets_from_the_store_into_a_span
     assert MARKER.encode() not in body
 
 
+@given(ANY_TEXT, ANY_TEXT, st.sampled_from(IncidentKind))
+@example("x" * 199 + MARKER, "main.f", IncidentKind.PANIC)
+@settings(deadline=None)
+def test_of_an_incident_200_characters_of_its_message_are_told_and_its_stack_without_arguments(
+    message: str, function: str, kind: IncidentKind
+) -> None:
+    told = Incident(kind, message, AT, (Frame(function, "/src/f.go", 7),), modules={MARKER: MARKER})
+    batch = traces.spans(TRACED, told, parent=False)
+    body = traces.encode(batch)
+    (span,) = decoded(body)
+    check(span)
+    assert MARKER.encode() not in body
+    assert sizes(span) == sizes(batch[0])
+    assert len(attributes(span.events[0]).get("exception.message", "")) <= MAX_ERROR
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
@@ -703,6 +835,7 @@ def emitted() -> set[str]:
         Orphaned(JOB, AT, AT + 1, 1.0),
         crash(),
         Restart(AT, AT + 8),
+        BUSY,
     ) + polled(CollectorRun("store", 0.3, Failure(Reason.TIMEOUT, "late"), 99.6), reached=False)
     holders = [each for span in found for each in (span, *span.events, *span.links)]
     return {key for holder in holders for key in attributes(holder)}

@@ -19,10 +19,15 @@ from exporter.model import (
     Ended,
     Execution,
     Failure,
+    Frame,
     Health,
+    Incident,
+    IncidentKind,
     JobFailure,
+    LogFacts,
     Observation,
     Outcome,
+    Position,
     Reason,
     Reservation,
     Snapshot,
@@ -31,7 +36,7 @@ from exporter.model import (
     StatsdTraffic,
 )
 from exporter.signals import Signals
-from exporter.watch import TOLD_JOBS, Watch
+from exporter.watch import TOLD_INCIDENTS, TOLD_JOBS, Watch
 
 NOW = 1_700_000_000.0
 GOOD = Observation(
@@ -245,6 +250,150 @@ async def test_a_slow_server_gets_a_rest_of_half_an_interval(
     with pytest.raises(asyncio.CancelledError):
         await watch.run()
     assert naps == [4.0, 2.5]
+
+
+# --- incidents --------------------------------------------------------------------------------------------------------
+
+RACE = Incident(IncidentKind.DATA_RACE, "read in f, write in g", NOW, group="ba9876543210")
+MAP = Incident(
+    IncidentKind.CONCURRENT_MAP,
+    "concurrent map writes",
+    NOW + 1,
+    (Frame("github.com/contribsys/faktory/webui.busyWorkers", "helpers.go", 227),),
+    {"running": 1},
+    group="0123456789ab",
+    known="faktory-busy-page",
+    hint="keep /busy closed",
+)
+
+
+def printing(*polls: tuple[Incident, ...]) -> list[Observation]:
+    """A server that is down from the second poll on, and what it printed before each."""
+    return [
+        msgspec.structs.replace(
+            GOOD if number == 0 else DOWN,
+            now=NOW + 5 * number,
+            log=LogFacts(entries, positions=(Position("/log", 1, 2, 3 + number, "ab", 3),)),
+        )
+        for number, entries in enumerate(polls)
+    ]
+
+
+async def test_a_crash_of_the_server_is_told_with_where_it_came_from_and_what_is_known_of_it(
+    executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = await log_of(Scripted(*printing((), (MAP,), ())), 3, executor, caplog)
+    assert told.count("server crashed") == 1
+    (record,) = [record for record in caplog.records if record.message == "server crashed"]
+    assert record.levelno == logging.ERROR
+    assert record.__dict__["fields"] == {
+        "server": "jobs",
+        "class": "concurrent-map",
+        "component": "webui.busyWorkers",
+        "text": "concurrent map writes",
+        "known": "faktory-busy-page",
+        "hint": "keep /busy closed",
+        "group": "0123456789ab",
+    }
+
+
+async def test_what_the_server_survived_is_a_warning_and_what_is_not_known_of_it_is_left_out(
+    executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    recovered = Incident(IncidentKind.RECOVERED_PANIC, "boom", NOW)
+    told = await log_of(Scripted(*printing((RACE, recovered), ())), 2, executor, caplog)
+    assert told[1:3] == ["data race in the server", "panic in the server, which survived it"]
+    records = caplog.records[1:3]
+    assert {record.levelno for record in records} == {logging.WARNING}
+    assert records[1].__dict__["fields"] == {"server": "jobs", "class": "recovered-panic", "text": "boom"}
+
+
+async def test_alike_incidents_of_one_poll_are_one_line(
+    executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    several = tuple(msgspec.structs.replace(RACE, at=NOW + number) for number in range(9))
+    told = await log_of(Scripted(*printing(several, ())), 2, executor, caplog)
+    assert told.count("data race in the server") == 1
+    assert [it.__dict__["fields"]["times"] for it in caplog.records if "data race" in it.message] == [9]
+
+
+async def test_the_lines_of_one_poll_are_bounded_and_a_crash_is_among_them(
+    executor: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    races = [msgspec.structs.replace(RACE, group=f"{number:012x}") for number in range(40)]
+    told = await log_of(Scripted(*printing((), (*races, MAP))), 2, executor, caplog)
+    assert told.count("server crashed") == 1
+    assert told.count("data race in the server") == TOLD_INCIDENTS - 1
+
+
+async def test_an_incident_is_saved_at_once_with_the_place_up_to_which_the_log_was_read(
+    executor: ThreadPoolExecutor,
+) -> None:
+    event = asyncio.Event()
+    watch, _ = watching(Scripted(*printing((), (MAP,), ())), executor, to_save=event)
+    assert [(await watch.poll(), event.is_set())[1] for _ in range(2)] == [False, True]
+    memory = watch.memory().process
+    assert memory.crashes[IncidentKind.CONCURRENT_MAP] == 1
+    assert [it.offset for it in memory.positions] == [4]
+    event.clear()
+    await watch.poll()
+    assert not event.is_set()
+
+
+async def test_an_incident_that_is_not_handed_over_yet_is_in_the_memory_where_traces_are_on(
+    executor: ThreadPoolExecutor,
+) -> None:
+    before: list[tuple[object, ...]] = []
+
+    def tell(snapshot: Snapshot, started: float, ended: float) -> None:
+        before.append(watch.memory().untold)
+
+    watch, _ = watching(Scripted(*printing((), (MAP,), ())), executor, choice=Choice(), tell=tell)
+    for _ in range(3):
+        await watch.poll()
+    assert before == [(), (MAP,), ()]
+    before.clear()
+    watch, _ = watching(Scripted(*printing((), (MAP,))), executor, tell=tell)
+    for _ in range(2):
+        await watch.poll()
+    assert before == [(), ()]
+
+
+async def test_the_last_poll_comes_after_the_one_that_is_on_its_way(executor: ThreadPoolExecutor) -> None:
+    class Slow(Scripted):
+        async def observe(self) -> Observation:
+            observation = await super().observe()
+            if self.polls == 1:
+                under_way.set()
+                await go_on.wait()
+            return observation
+
+    under_way, go_on = asyncio.Event(), asyncio.Event()
+    source = Slow(*printing((), (MAP,)))
+    watch, published = watching(source, executor, interval=3600)
+    running = asyncio.create_task(watch.run())
+    await under_way.wait()
+    finishing = asyncio.create_task(watch.finish(10))
+    await asyncio.sleep(0)
+    assert source.polls == 1
+    go_on.set()
+    await finishing
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    verdicts = [it.process for it in published]
+    assert [it.crashes[IncidentKind.CONCURRENT_MAP] for it in verdicts if it is not None] == [0, 1]
+
+
+async def test_the_last_poll_is_given_up_at_its_deadline(executor: ThreadPoolExecutor) -> None:
+    class Stuck(Scripted):
+        async def observe(self) -> Observation:
+            await asyncio.Event().wait()
+            return GOOD
+
+    watch, published = watching(Stuck(GOOD), executor)
+    async with asyncio.timeout(10):
+        await watch.finish(0.01)
+    assert published == []
 
 
 # --- executions that ended --------------------------------------------------------------------------------------------

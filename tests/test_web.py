@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import html
+import json
 import re
 import socket
 import threading
@@ -13,17 +14,45 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
-from exporter.model import Snapshot
+from exporter.model import CRASH_KINDS, Frame, Incident, IncidentKind, LogEvent, ProcessVerdict, Snapshot
 from exporter.outputs.prometheus import OPENMETRICS_TYPE, TEXT_TYPE, Exposition
+from exporter.web import incidents as web_incidents
 from exporter.web import server as web_server
 from exporter.web.address import Address, ListenError, parse_address
 from exporter.web.landing import landing_page
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from exporter.web.server import WebServer, start_web
 from tests.snapshots import HOSTILE, empty, full
+
+CRASH = Incident(
+    kind=IncidentKind.CONCURRENT_MAP,
+    message="fatal error: concurrent map read and map write",
+    at=1_763_705_332.6,
+    frames=(Frame("github.com/contribsys/faktory/webui.busyWorkers", "webui/helpers.go", 227), Frame("net/http.serve")),
+    goroutines={"running": 1, "IO wait": 40},
+    modules={"github.com/contribsys/faktory": "v1.9.4"},
+    group="0123456789ab",
+    known="faktory-busy-page",
+    hint="Do not poll /busy.",
+)
+RACE = Incident(kind=IncidentKind.DATA_RACE, message="WARNING: DATA RACE", at=1_763_705_400.0)
+
+
+def with_incidents(server: str, *incidents: Incident) -> Snapshot:
+    """Return a snapshot of a server whose output is read; the oldest of ``incidents`` stands first."""
+    verdict = ProcessVerdict(
+        crashes=dict.fromkeys(CRASH_KINDS, 0),
+        races=0,
+        recovered=0,
+        events=dict.fromkeys(LogEvent, 0),
+        incidents=incidents,
+    )
+    return msgspec.structs.replace(full(server), process=verdict)
+
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -230,6 +259,108 @@ class TestHealth:
             )
 
 
+class TestIncidents:
+    async def ask(self, running: Running, client: aiohttp.ClientSession) -> list[dict[str, object]]:
+        async with client.get(f"{running.url}/api/v1/incidents") as response:
+            assert (response.status, response.headers["Content-Type"]) == (200, "application/json; charset=utf-8")
+            told = json.loads(await response.read())
+        assert list(told) == ["incidents"]
+        found: list[dict[str, object]] = told["incidents"]
+        return found
+
+    async def test_all_that_is_known_of_one_is_told(self, running: Running, client: aiohttp.ClientSession) -> None:
+        running.servers["faktory"] = with_incidents("faktory", CRASH)
+        assert await self.ask(running, client) == [
+            {
+                "server": "faktory",
+                "class": "concurrent-map",
+                "crash": True,
+                "message": "fatal error: concurrent map read and map write",
+                "function": "github.com/contribsys/faktory/webui.busyWorkers",
+                "component": "webui.busyWorkers",
+                "goroutines": {"running": 1, "IO wait": 40},
+                "hint": "Do not poll /busy.",
+                "known": "faktory-busy-page",
+                "group": "0123456789ab",
+                "at": "2025-11-21T06:08:52.600Z",
+                "frames": [
+                    {
+                        "function": "github.com/contribsys/faktory/webui.busyWorkers",
+                        "file": "webui/helpers.go",
+                        "line": 227,
+                    },
+                    {"function": "net/http.serve", "file": None, "line": None},
+                ],
+                "modules": {"github.com/contribsys/faktory": "v1.9.4"},
+            }
+        ]
+
+    async def test_what_is_not_known_is_null(self, running: Running, client: aiohttp.ClientSession) -> None:
+        killed = Incident(kind=IncidentKind.UNEXPLAINED, message="it ended without a word", at=None)
+        running.servers["faktory"] = with_incidents("faktory", killed)
+        (told,) = await self.ask(running, client)
+        assert [key for key, value in told.items() if value is None] == ["function", "component", "hint", "known", "at"]
+        assert (told["crash"], told["goroutines"], told["frames"], told["modules"]) == (True, {}, [], {})
+
+    async def test_the_newest_of_all_servers_stands_first(
+        self, running: Running, client: aiohttp.ClientSession
+    ) -> None:
+        older = msgspec.structs.replace(CRASH, at=1_763_705_000.0)
+        running.servers["faktory"] = with_incidents("faktory", older, RACE)
+        running.servers["other"] = with_incidents("other", CRASH)
+        told = [(each["server"], each["class"], each["at"]) for each in await self.ask(running, client)]
+        assert told == [
+            ("faktory", "data-race", "2025-11-21T06:10:00.000Z"),
+            ("other", "concurrent-map", "2025-11-21T06:08:52.600Z"),
+            ("faktory", "concurrent-map", "2025-11-21T06:03:20.000Z"),
+        ]
+
+    async def test_of_many_only_the_newest_are_told(
+        self, running: Running, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(web_incidents, "MAX_INCIDENTS", 2)
+        running.servers["faktory"] = with_incidents(
+            "faktory", *(msgspec.structs.replace(CRASH, message=str(at), at=float(at)) for at in range(4))
+        )
+        assert [each["message"] for each in await self.ask(running, client)] == ["3", "2"]
+
+    async def test_servers_whose_output_is_not_read_have_none(
+        self, running: Running, client: aiohttp.ClientSession
+    ) -> None:
+        running.servers["faktory"] = msgspec.structs.replace(full(), process=None)
+        running.servers["other"] = None
+        assert await self.ask(running, client) == []
+
+    async def test_a_time_beyond_the_calendar_is_not_known(
+        self, running: Running, client: aiohttp.ClientSession
+    ) -> None:
+        never = [msgspec.structs.replace(CRASH, at=at) for at in (1e300, float("inf"), float("nan"), -1e15)]
+        running.servers["faktory"] = with_incidents("faktory", *never)
+        assert [each["at"] for each in await self.ask(running, client)] == [None] * 4
+
+    async def test_hostile_text_stays_text(self, running: Running, client: aiohttp.ClientSession) -> None:
+        hostile = msgspec.structs.replace(CRASH, message=HOSTILE + "\ud800", hint=HOSTILE)
+        running.servers["faktory"] = with_incidents("faktory", hostile)
+        (told,) = await self.ask(running, client)
+        assert (told["message"], told["hint"]) == (HOSTILE + "\ud800", HOSTILE)
+
+    async def test_it_is_guarded_as_the_metrics_are(self, running: Running, client: aiohttp.ClientSession) -> None:
+        async with client.get(f"{running.url}/api/v1/incidents") as response:
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+            assert response.headers["Cache-Control"] == "no-store"
+        async with client.head(f"{running.url}/api/v1/incidents") as response:
+            assert (response.status, await response.read()) == (200, b"")
+        async with client.post(f"{running.url}/api/v1/incidents") as response:
+            assert response.status == 405
+
+    async def test_slow_readers_of_it_are_bounded_too(self, large: Running, client: aiohttp.ClientSession) -> None:
+        with slow_readers(large, web_server.MAX_SCRAPES):
+            await until(lambda: large.server._scrapes == web_server.MAX_SCRAPES)
+            async with client.get(f"{large.url}/api/v1/incidents") as response:
+                assert (response.status, response.headers["Retry-After"]) == (503, "1")
+
+
 class TestLandingPage:
     async def test_it_is_served_with_a_strict_policy(self, running: Running, client: aiohttp.ClientSession) -> None:
         async with client.get(f"{running.url}/") as response:
@@ -246,6 +377,39 @@ class TestLandingPage:
             ("b", "down"),
             ("c", "not polled yet"),
         ]
+
+    @staticmethod
+    def crash_told(snapshot: Snapshot | None) -> str:
+        (told,) = re.findall(r"<td>[^<]*</td><td>(.*?)</td></tr>", landing_page("1.2.3", {"a": snapshot}))
+        return str(told)
+
+    def test_the_last_crash_is_told_with_where_when_and_what_is_known_of_it(self) -> None:
+        when = '<time datetime="2025-11-21T06:08:52.600Z">2025-11-21T06:08:52.600Z</time>'
+        assert self.crash_told(with_incidents("a", CRASH)) == (
+            f"concurrent-map in <code>webui.busyWorkers</code>, {when}<p>Do not poll /busy.</p>"
+        )
+
+    def test_of_a_crash_without_a_word_its_class_and_time_are_told(self) -> None:
+        killed = Incident(kind=IncidentKind.KILLED, message="killed by SIGKILL", at=0.0)
+        at = "1970-01-01T00:00:00.000Z"
+        assert self.crash_told(with_incidents("a", killed)) == f'killed, <time datetime="{at}">{at}</time>'
+
+    def test_the_newest_crash_counts_and_what_was_survived_does_not(self) -> None:
+        older = Incident(kind=IncidentKind.DEADLOCK, message="all goroutines are asleep", at=1.0)
+        assert self.crash_told(with_incidents("a", older, CRASH, RACE)).startswith("concurrent-map in ")
+        assert self.crash_told(with_incidents("a", RACE)) == "none seen"
+
+    def test_no_crash_is_not_the_same_as_nobody_looking(self) -> None:
+        assert self.crash_told(with_incidents("a")) == "none seen"
+        assert self.crash_told(msgspec.structs.replace(full("a"), process=None)) == "not known: its output is not read"
+        assert self.crash_told(None) == "not known yet"
+
+    def test_what_a_crash_printed_is_escaped(self) -> None:
+        hostile = msgspec.structs.replace(CRASH, frames=(Frame(f"<script>{HOSTILE}"),), hint="<b>" + HOSTILE)
+        page = landing_page("1", {"a": with_incidents("a", hostile)})
+        assert "<script" not in page
+        assert "<b>" not in page
+        assert html.escape(HOSTILE) in page
 
     def test_names_are_escaped(self) -> None:
         name = f"<script>alert('x')</script>&\"{HOSTILE}"

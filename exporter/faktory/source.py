@@ -3,7 +3,7 @@
 Every poll asks ``/health`` and, where it is within reach, the server's Redis. ``INFO`` walks over a map of queue names
 without a lock: asked at the moment when a push creates a new name it can kill the server, so it is asked at most once a
 minute and not near a new name, unless it is the only source. What the server tells of itself by StatsD is listened for,
-and asked of nobody.
+and what it prints is read, as is what the kernel tells of its sockets and its process: that is asked of nobody.
 """
 
 from __future__ import annotations
@@ -19,31 +19,42 @@ from typing import TYPE_CHECKING, TypeVar
 import aiohttp
 import msgspec
 
+from exporter.faktory.advisories import known_risks
 from exporter.faktory.client import Client
 from exporter.faktory.conf import ThrottleFiles
 from exporter.faktory.endpoint import Endpoint, tls_context
 from exporter.faktory.errors import FaktoryError
 from exporter.faktory.health import HealthPage
 from exporter.faktory.info import Info, decode_info
+from exporter.faktory.log_lines import FAKTORY_LINES
+from exporter.faktory.output import Output, Tail
 from exporter.faktory.statsd import StatsdNames
 from exporter.faktory.store import Store, StoreFacts
+from exporter.faktory.versions import Version, parse_version
 from exporter.model import (
     CollectorRun,
     Ended,
     Failure,
     Health,
     JobFailure,
+    LogFacts,
     Observation,
+    Position,
+    ProcessFacts,
     Queue,
     Reason,
+    SocketFacts,
     StatsdFacts,
     ThrottleLimit,
 )
+from exporter.process.exits import ExitLines
+from exporter.process.proc import ServerProcess
 from exporter.process.sockets import PortPeers
 from exporter.statsd.listener import Heard, StatsdListener
 
 if TYPE_CHECKING:
-    from exporter.settings import ServerSettings
+    from exporter.process.feeds import Feed
+    from exporter.settings import LogWatch, ServerSettings
 
 INFO_REST = 60.0
 """Shortest time in seconds between two ``INFO`` with Redis within reach."""
@@ -70,13 +81,6 @@ LATENCY_NAMES = 200
 logger = logging.getLogger("forewarn.faktory")
 
 T = TypeVar("T")
-Version = tuple[int, ...]
-
-
-def parse_version(text: str) -> Version | None:
-    """Return ``1.9.4`` as ``(1, 9, 4)``; ``None`` for what is no version."""
-    parts = text.strip().lstrip("v").split("-")[0].split(".")
-    return tuple(int(part) for part in parts) if all(part.isascii() and part.isdigit() for part in parts) else None
 
 
 def connections_limit(configured: int | None, health: Health | None) -> int | None:
@@ -105,7 +109,10 @@ def info_due(now: float, asked: float | None, new_name: float | None, *, alone: 
 
 
 class FaktorySource:
-    """One Faktory: its Web UI's health page, its command port, its Redis, its configuration files and its StatsD."""
+    """One Faktory: its Web UI's health page, its command port, its Redis, its configuration files, its StatsD.
+
+    And what it prints, and what the kernel tells of it.
+    """
 
     def __init__(
         self,
@@ -116,6 +123,8 @@ class FaktorySource:
         store: Store | None = None,
         throttles: ThrottleFiles | None = None,
         sockets: PortPeers | None = None,
+        process: ServerProcess | None = None,
+        tail: Callable[[Callable[[], float]], Tail] | None = None,
         statsd: StatsdListener | None = None,
         names: StatsdNames | None = None,
         limit: int | None = None,
@@ -124,7 +133,9 @@ class FaktorySource:
     ) -> None:
         """``limit`` overrides the connection limit that the version implies. ``clock`` and ``wall`` are in seconds.
 
-        ``names`` sorts what ``statsd`` hears; without it they are Faktory's as it tells them unless told otherwise.
+        ``process`` is known by what ``sockets`` tell. ``tail`` returns what reads the server's output, and is handed
+        the server's clock, which may be read in any thread. ``names`` sorts what ``statsd`` hears; without it they are
+        Faktory's as it tells them unless told otherwise.
         """
         self._client = client
         self._web_url = web_url
@@ -132,11 +143,14 @@ class FaktorySource:
         self._store = store
         self._throttles = throttles
         self._sockets = sockets
+        self._process = process
+        self._process_failed = False
         self._statsd = statsd
         self._names = StatsdNames() if names is None else names
         self._limit = limit
         self._clock = clock
         self._ahead = wall() - clock()  # the server's clock less ours; until it tells, our wall clock is taken for it
+        self._output = None if tail is None else Output(tail(self._now))
         self._session: aiohttp.ClientSession | None = None
         self._page: HealthPage | None = None
         self._info: Info | None = None
@@ -152,14 +166,22 @@ class FaktorySource:
         """Learn what is known now. Each part has a deadline of its own and fails alone."""
         async with asyncio.TaskGroup() as beside:
             # Where there are very many sockets the kernel takes its time: nobody else waits for that.
-            reading = beside.create_task(self._read_peers())
+            reading = beside.create_task(self._read_kernel())
             listening = beside.create_task(self._read_statsd())
             observation = await self._ask()
-        peers, run = reading.result()
+        # Last, so that what led to what was just seen stands in it.
+        log, read = await self._read_output()
+        sockets, process, run = reading.result()
         heard, listened = listening.result()
         statsd = None if heard is None else await self._sort(heard)
         return msgspec.structs.replace(
-            observation, peers=peers, statsd=statsd, runs=(*observation.runs, *run, *listened)
+            observation,
+            sockets=sockets,
+            process=process,
+            log=log,
+            known_risks=self._known_risks(observation),
+            statsd=statsd,
+            runs=(*observation.runs, *run, *listened, *read),
         )
 
     async def _ask(self) -> Observation:
@@ -226,6 +248,8 @@ class FaktorySource:
 
     async def close(self) -> None:
         """End every connection politely."""
+        if self._output is not None:
+            await self._output.close()
         if self._statsd is not None:
             await self._statsd.close()
         await self._client.close()
@@ -310,14 +334,34 @@ class FaktorySource:
         runs.append(self._run("throttles", started, failure))
         return limits
 
-    async def _read_peers(self) -> tuple[Mapping[str, int] | None, Sequence[CollectorRun]]:
+    async def _read_kernel(self) -> tuple[SocketFacts | None, ProcessFacts | None, Sequence[CollectorRun]]:
         if self._sockets is None:
+            return None, None, ()
+        started = self._clock()
+        sockets, failure = await self._sockets.read()
+        # Neither where the server is on another machine: nothing to collect.
+        runs = [self._run("sockets", started, failure)] if sockets is not None or failure is not None else []
+        if self._process is None:
+            return sockets, None, runs
+        started = self._clock()
+        told = None if self._output is None else self._output.pid
+        process, failure = await self._process.read(self._sockets.inode, told)
+        self._process_failed |= failure is not None
+        if self._process_failed:  # that it is mended is told too
+            runs.append(self._run("process", started, failure))
+        return sockets, process, runs
+
+    async def _read_output(self) -> tuple[LogFacts | None, Sequence[CollectorRun]]:
+        if self._output is None:
             return None, ()
         started = self._clock()
-        peers, failure = await self._sockets.read()
-        if peers is None and failure is None:  # the server is on another machine: nothing to collect
-            return None, ()
-        return peers, (self._run("sockets", started, failure),)
+        facts, failure = await self._output.read(self._version, self._now())
+        return facts, (self._run("log", started, failure),)
+
+    def _known_risks(self, observation: Observation) -> Mapping[str, bool] | None:
+        edition = None if observation.health is None else observation.health.edition
+        pages = None if self._output is None else self._output.pages(self._now())
+        return known_risks(self._version, edition, observation.throttles, pages)
 
     async def _read_statsd(self) -> tuple[Heard | None, Sequence[CollectorRun]]:
         if self._statsd is None:
@@ -362,10 +406,17 @@ def _health_of(info: Info | None) -> Health | None:
     return Health(info.version, info.edition or "unknown", info.connections, info.commands)
 
 
-def build(settings: ServerSettings, *, traces: bool = False) -> FaktorySource:
+def build(
+    settings: ServerSettings,
+    *,
+    traces: bool = False,
+    positions: Sequence[Position] = (),
+    feeds: Sequence[Feed] = (),
+) -> FaktorySource:
     """Return the source of the Faktory that ``settings`` describe. Opens nothing yet.
 
-    ``traces``: reservations carry what their jobs tell of themselves.
+    ``traces``: reservations carry what their jobs tell of themselves. ``positions``: how far the files of its log were
+    read before. ``feeds``: what else carries its output.
     """
     endpoint = Endpoint.parse(settings.url.reveal(), settings.ca_file)
     if settings.password is not None:
@@ -389,7 +440,25 @@ def build(settings: ServerSettings, *, traces: bool = False) -> FaktorySource:
         store=store,
         throttles=None if settings.config_dir is None else ThrottleFiles(settings.config_dir),
         sockets=PortPeers(endpoint.host, endpoint.port),
+        process=ServerProcess("faktory"),
+        tail=_tail(settings.log, positions, feeds),
         statsd=None if listen is None else StatsdListener(listen.address, listen.unix, listen.relay),
         names=None if listen is None else StatsdNames(listen.namespace, keep_all=listen.keep_all),
         limit=settings.connections_limit,
     )
+
+
+def _tail(
+    watch: LogWatch | None, positions: Sequence[Position], feeds: Sequence[Feed]
+) -> Callable[[Callable[[], float]], Tail] | None:
+    """Return what makes a reader of the server's output, once it is told the server's clock."""
+    files, journals = (watch.files, watch.journals) if watch is not None else ((), ())
+    if not (files or journals or feeds):
+        return None
+    from exporter.process.logtail import LogTail  # noqa: PLC0415 - takes memory that others need not give
+
+    def make(wall: Callable[[], float]) -> Tail:
+        rules = (FAKTORY_LINES, ExitLines("faktory", journals))
+        return LogTail(files, journals, feeds=feeds, rules=rules, positions=positions, wall=wall)
+
+    return make

@@ -89,6 +89,8 @@ class Pushes:
             return
         if snapshot.executions is not None:
             self._traces.take(snapshot.server, snapshot.executions.told)
+        if snapshot.process is not None:
+            self._traces.take(snapshot.server, snapshot.process.found)
         ahead = self._wall() - self._clock()
         if traces.polled(snapshot.server, started + ahead, self._poll_ratio):
             traced = self._traced[snapshot.server]

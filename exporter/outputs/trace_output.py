@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from exporter.model import Execution, Outcome, Told, WorkerCrash
+from exporter.model import Execution, Incident, Outcome, Told, WorkerCrash
 from exporter.outputs import traces
 from exporter.outputs.otlp import OtlpSender
 from exporter.outputs.otlp_delivery import Delivery, Fate, OtlpCounts, OtlpTotals
@@ -65,8 +65,8 @@ class Rank(IntEnum):
     """How much something is missed if it is never told."""
 
     ORDINARY = 0  # a job that finished, and Forewarn's own polls
-    FAILED = 1  # a job that failed or expired, or of which it is not known
-    CRASHED = 2  # workers and servers that went, and the jobs that they left behind
+    FAILED = 1  # a job that failed or expired, or of which it is not known; what a server survived
+    CRASHED = 2  # workers and servers that went, why, and the jobs that they left behind
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +76,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     rank: Rank
     spans: int
     size: int
-    """Spans and links: what it weighs."""
+    """Spans, links and lines of a stack: what it weighs."""
     server: str
     told: Told | None
     ready: tuple[Span, ...] = ()
@@ -212,8 +212,8 @@ class TraceOutput:
         dropped = 0
         for each in told:
             spans = traces.count(each)
-            links = len(each.orphans) if isinstance(each, WorkerCrash) else 0
-            dropped += self._outbox.put(Item(next(self._numbers), rank_of(each), spans, spans + links, server, each))
+            size = spans + _carried(each)
+            dropped += self._outbox.put(Item(next(self._numbers), rank_of(each), spans, size, server, each))
         self._drop(dropped)
         if told:
             self._came.set()
@@ -357,6 +357,19 @@ class TraceOutput:
 
 def rank_of(told: Told) -> Rank:
     """Return how much ``told`` is missed if it is never told."""
+    if isinstance(told, Incident):
+        return Rank.CRASHED if told.crash else Rank.FAILED
     if not isinstance(told, Execution) or told.outcome is Outcome.CRASHED:
         return Rank.CRASHED
     return Rank.ORDINARY if told.outcome is Outcome.FINISHED else Rank.FAILED
+
+
+def _carried(told: Told) -> int:
+    """Return how much ``told`` weighs beside its spans."""
+    match told:
+        case WorkerCrash():
+            return len(told.orphans)
+        case Incident():
+            return len(told.frames)
+        case _:
+            return 0

@@ -30,6 +30,9 @@ from exporter.model import (
     CrashReason,
     Execution,
     Failure,
+    Frame,
+    Incident,
+    IncidentKind,
     Orphaned,
     Outcome,
     Reservation,
@@ -42,6 +45,12 @@ from exporter.model import (
 
 MAX_LINKS: Final = 128
 """Most links of one span, as many as OpenTelemetry's own limit: of a crash the number of its orphans is told beside."""
+
+MAX_HINT: Final = 300
+"""Most characters of what is known of an incident: they are Forewarn's own."""
+
+MAX_FRAMES: Final = 20
+"""Most calls of a stack that are told: what matters are the innermost."""
 
 MAX_WAIT: Final = 366 * 86400.0
 """Longest wait in a queue that is believed, in seconds."""
@@ -107,6 +116,8 @@ def spans(traced: Traced, told: Told, *, parent: bool) -> tuple[Span, ...]:
             return (_worker_crash(traced, told, parent=parent),)
         case Restart():
             return (_restart(traced, told),)
+        case Incident():
+            return (_incident(traced, told),)
         case _:
             assert_never(told)
 
@@ -420,6 +431,58 @@ def _restart(traced: Traced, told: Restart) -> Span:
     )
 
 
+_INCIDENTS: Final[Mapping[IncidentKind, str]] = {
+    IncidentKind.DATA_RACE: "data race",
+    IncidentKind.RECOVERED_PANIC: "recovered panic",
+}
+
+
+def _incident(traced: Traced, told: Incident) -> Span:
+    name = _INCIDENTS.get(told.kind, "process crash")
+    at = told.at or 0.0
+    interval = _interval(at, at)
+    attributes: _Attributes = {
+        "messaging.system": label_value(traced.system),
+        "error.type": told.kind.value,
+        **_server(traced),
+        "forewarn.observed": True,
+    }
+    for key, value in (
+        ("component", label_value(told.component) if told.component else None),
+        ("known", told.known and label_value(told.known)),
+        ("hint", told.hint and _text(told.hint, MAX_HINT)),
+        ("group", told.group and label_value(told.group)),
+    ):
+        if value:
+            attributes[f"forewarn.incident.{key}"] = value
+    goroutines = sum(told.goroutines.values())
+    if goroutines > 0:
+        attributes["forewarn.incident.goroutines"] = min(goroutines, MAX_COUNT)
+    exception: _Attributes = {"exception.type": told.kind.value}
+    if told.message:
+        exception["exception.message"] = _text(told.message)
+    stack = "\n".join(_frame(it) for it in told.frames[:MAX_FRAMES] if it.function)
+    if stack:
+        exception["exception.stacktrace"] = stack
+    return _span(
+        _kind(name),
+        _root(traced.name, "incident", told.kind.value, told.group, _instant(at)),
+        None,
+        interval,
+        attributes,
+        error=told.message or name,
+        events=(_event("exception", interval[1], exception),),
+    )
+
+
+def _frame(frame: Frame) -> str:
+    """Return a call as Go prints it, but for its arguments."""
+    if frame.file is None:
+        return _text(frame.function)
+    line = "" if frame.line is None else f":{min(max(frame.line, 0), MAX_COUNT)}"
+    return f"{_text(frame.function)}\n\t{_text(frame.file)}{line}"
+
+
 def _root(*parts: str) -> _Context:
     """Return the span of a trace of its own that ``parts`` name."""
     return _Context(bytes.fromhex(trace_ids.trace_id(*parts)), bytes.fromhex(trace_ids.span_id(*parts)))
@@ -557,9 +620,9 @@ def _tracestate(text: str | None) -> str:
     return ",".join(f"{key}={value}" for key, value in pairs.items())
 
 
-def _text(text: str) -> str:
-    """Return ``text`` as it may be told: valid UTF-8, at most :data:`MAX_ERROR` characters."""
-    return text[:MAX_ERROR].encode("utf-8", "replace").decode("utf-8")
+def _text(text: str, most: int = MAX_ERROR) -> str:
+    """Return ``text`` as it may be told: valid UTF-8, at most ``most`` characters."""
+    return text[:most].encode("utf-8", "replace").decode("utf-8")
 
 
 def _interval(since: float, until: float) -> tuple[int, int]:

@@ -1,8 +1,11 @@
-"""Who is connected to a TCP port of this machine: asked of the kernel, not of the server.
+"""Who is connected to a TCP port of this machine, and who waits: asked of the kernel, not of the server.
+
+So it is told too while the server stands still, refuses everybody, or cannot be asked for any other reason.
 
 The kernel's socket diagnosis (netlink's ``sock_diag``; ``ss`` asks it too) tells the sockets of the network namespace
 that the asking process is in. So the answer is known only where the server listens in that namespace too. What listens
-there may be a proxy before the server: then those are told that are connected to the proxy.
+there may be a proxy before the server: then those are told that are connected to the proxy. A connection counts from
+the moment in which the kernel has made it, also while the server has not accepted it yet.
 
 Not every kernel tells. gVisor has no such diagnosis, a kernel may be built without ``tcp_diag``, a seccomp profile or
 systemd's ``RestrictAddressFamilies=`` may forbid to ask. There it is not known who is connected, which is no failure.
@@ -29,7 +32,8 @@ from typing import Final
 
 import msgspec
 
-from exporter.model import Failure, Reason
+from exporter.model import Failure, Reason, SocketFacts
+from exporter.process.in_thread import HangsError, InThread
 
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 """The kernel tells the sockets of one family at a time."""
@@ -80,10 +84,23 @@ _SOCK_DIAG_BY_FAMILY: Final = 20
 _REQUEST_AND_DUMP: Final = 0x1 | 0x300
 _ESTABLISHED: Final = 1
 _LISTEN: Final = 10
+_CONNECTED: Final[Mapping[int, str]] = {
+    _ESTABLISHED: "established",
+    3: "syn_recv",
+    4: "fin_wait1",
+    5: "fin_wait2",
+    8: "close_wait",
+    9: "last_ack",
+    11: "closing",
+}
+"""By the kernel's number, the states that are told. Not asked for is TIME_WAIT, whose sockets may be tens of thousands
+and are nobody's any more."""
+_ASKED_FOR: Final = sum(1 << state for state in (_LISTEN, *_CONNECTED))
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port of the netlink socket
 _QUESTION: Final = struct.Struct("=BBxxI")  # family, protocol, states; the id of a socket follows
 _SOCKET_ID: Final = struct.Struct(">H46x")  # local port, then what is not asked for
 _SOCKET: Final = struct.Struct(">BBxxHxx16s16s32x")  # family, state, local port, both addresses, what is not needed
+_QUEUE: Final = struct.Struct("=56xIIxxxxI")  # of one that listens: how many wait, how many may, and its inode
 _ERRNO: Final = struct.Struct("=i")  # how an answer ended, below 0 where it failed
 _MAX_ERRNO: Final = 4095
 _LEAST: Final = {_SOCK_DIAG_BY_FAMILY: _SOCKET.size, _DONE: _ERRNO.size, _ERROR: _ERRNO.size}  # bytes behind the header
@@ -93,10 +110,20 @@ _ANY4: Final = IPv4Address(0)
 _ANY6: Final = IPv6Address(0)
 
 
+class Queue(msgspec.Struct, frozen=True):
+    """A socket that listens, and what waits there to be accepted."""
+
+    local: bytes
+    waiting: int
+    backlog: int
+    inode: int
+
+
 class Part(msgspec.Struct, frozen=True):
     """What one datagram of an answer tells."""
 
     sockets: Mapping[Row, int]
+    queues: tuple[Queue, ...] = ()
     end: int | None = None
     """0: this completes the answer; else the ``errno`` with which the kernel ended it; ``None``: more is to come."""
     torn: bool = False
@@ -105,15 +132,15 @@ class Part(msgspec.Struct, frozen=True):
 
 def question(family: int, port: int) -> bytes:
     """Return what asks the kernel for the sockets of the local ``port`` that listen or are connected."""
-    states = 1 << _ESTABLISHED | 1 << _LISTEN
-    body = _QUESTION.pack(family, socket.IPPROTO_TCP, states) + _SOCKET_ID.pack(port)
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, _ASKED_FOR) + _SOCKET_ID.pack(port)
     return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_AND_DUMP, 1, 0) + body
 
 
 def parse(datagram: bytes, port: int) -> Part:
     """Read one datagram of the kernel's answer about ``port``. Never raises, whatever the bytes are."""
     rows: list[Row] = []
-    start = 0
+    queues: list[Queue] = []
+    start, failed, torn = 0, None, True
     while (body := start + _HEADER.size) <= len(datagram):
         length, kind, *_ = _HEADER.unpack_from(datagram, start)
         end = start + length
@@ -124,33 +151,56 @@ def parse(datagram: bytes, port: int) -> Part:
             size = _BYTES.get(family)
             if size is not None and local_port == port:
                 rows.append((state, local[:size], remote[:size]))
+                if state == _LISTEN:
+                    queues.append(Queue(local[:size], *_QUEUE.unpack_from(datagram, body)))
         elif kind in {_DONE, _ERROR}:
             error = -_ERRNO.unpack_from(datagram, body)[0]
-            if not 0 <= error <= _MAX_ERRNO:
-                break
-            return Part(Counter(rows), end=error)
+            torn = not 0 <= error <= _MAX_ERRNO
+            failed = None if torn else error
+            break
         start = end + -end % _ALIGNMENT
         if start >= len(datagram):
-            return Part(Counter(rows))
-    return Part(Counter(rows), torn=True)
+            torn = False
+            break
+    return Part(Counter(rows), tuple(queues), failed, torn)
 
 
-def peers(rows: Mapping[Row, int], hosts: Iterable[Address]) -> dict[str, int] | None:
-    """Return how many connections come from each address; ``None`` where nothing listens that ``hosts`` lead to.
+def facts(rows: Mapping[Row, int], queues: Iterable[Queue], hosts: Iterable[Address]) -> SocketFacts | None:
+    """Return what these sockets tell of the server; ``None`` where nothing listens that ``hosts`` lead to.
 
     ``hosts`` are the addresses of the server, in the order in which they are tried. A connection to another address of
     this machine, on which something else listens on the same port, is not counted.
     """
-    listening = {_address(local) for state, local, _ in rows if state == _LISTEN}
-    ours = next((it for it in (_listener(host, listening) for host in hosts) if it is not None), None)
-    if ours is None:
+    queues = tuple(queues)
+    ours = server_queues(queues, hosts)
+    if not ours:
         return None
-    ends = {local for local in {it[1] for it in rows} if _listener(_address(local), listening) == ours}
-    found: Counter[str] = Counter()
+    listening, address = {_address(it.local) for it in queues}, _address(ours[0].local)
+    ends = {local for local in {it[1] for it in rows} if _listener(_address(local), listening) == address}
+    states = dict.fromkeys(_CONNECTED.values(), 0)
+    peers: Counter[str] = Counter()
     for (state, local, remote), sockets in rows.items():
-        if state == _ESTABLISHED and local in ends:
-            found[str(_address(remote))] += sockets
-    return dict(found)
+        name = _CONNECTED.get(state)
+        if name is None or local not in ends:
+            continue
+        states[name] += sockets
+        if state == _ESTABLISHED:
+            peers[str(_address(remote))] += sockets
+    return SocketFacts(
+        peers=dict(peers),
+        states=states,
+        waiting=sum(it.waiting for it in ours),
+        backlog=sum(it.backlog for it in ours),
+    )
+
+
+def server_queues(queues: Iterable[Queue], hosts: Iterable[Address]) -> tuple[Queue, ...]:
+    """Return the sockets on which the server listens: usually one; several processes may share an address."""
+    by_address: dict[Address, list[Queue]] = {}
+    for queue in queues:
+        by_address.setdefault(_address(queue.local), []).append(queue)
+    ours = next((it for it in (_listener(host, by_address) for host in hosts) if it is not None), None)
+    return () if ours is None else tuple(by_address[ours])
 
 
 def _listener(address: Address, listening: Collection[Address]) -> Address | None:
@@ -176,7 +226,7 @@ def open_diagnosis() -> socket.socket:
 
 
 class PortPeers:
-    """The peers of one TCP port. Not for use by several tasks at once."""
+    """The sockets of one TCP port. Not for use by several tasks at once."""
 
     def __init__(
         self,
@@ -198,15 +248,17 @@ class PortPeers:
         self._clock = clock
         self._cost = cost
         self._deadline = deadline
+        self.inode: int | None = None
+        """Of the socket on which the server listens, as it was told last; ``None``: none does here, or not known."""
         self._checked: float | None = None
         self._addresses: tuple[Address, ...] = ()
-        self._asking: asyncio.Task[_Look] | None = None
+        self._asking: InThread[_Look] = InThread(2 * deadline)  # it ends by itself but for a hang
         self._here = False
         self._failure: Failure | None = None
         self._rest_until = 0.0
 
-    async def read(self) -> tuple[Mapping[str, int] | None, Failure | None]:
-        """Return how many connections the port has from each address, and what went wrong if anything did.
+    async def read(self) -> tuple[SocketFacts | None, Failure | None]:
+        """Return what the kernel tells of the port's sockets, and what went wrong if anything did.
 
         Neither of them where it cannot be known: the host is not this machine, or nothing listens on the port in this
         network namespace, or the kernel does not tell. Never raises, and never takes longer than three deadlines.
@@ -216,42 +268,39 @@ class PortPeers:
             self._checked = now
             self._addresses = await _own_addresses(self._host, self._deadline)
         if not self._addresses:
+            self.inode = None
             return None, None
         if self._failure is None or now >= self._rest_until:
             look = await self._look()
             self._failure = look.failure
-            self._here = look.peers is not None or (self._here and look.failure is not None)
+            self._here = look.facts is not None or (self._here and look.failure is not None)
             if look.failure is None:
-                return look.peers, None
+                self.inode = look.inode
+                return look.facts, None
         return None, self._failure if self._here else None
 
     async def _look(self) -> _Look:
-        """Ask the kernel in a thread. One that hangs is waited for once, and not joined by others."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_in_thread())
-            await asyncio.wait({self._asking}, timeout=2 * self._deadline)  # it ends by itself but for a hang
-        if self._asking.done():
-            return self._asking.result()
-        told = f"the kernel was asked for the sockets of port {self._port}, and the question hangs"
-        fix = "is this machine overloaded? It is asked again as soon as that has ended"
-        return _Look(None, Failure(Reason.TIMEOUT, f"{told}: {fix}"))
+        """Ask the kernel in a thread."""
+        try:
+            return await self._asking.run(self._ask)
+        except HangsError:
+            told = f"the kernel was asked for the sockets of port {self._port}, and the question hangs"
+            fix = "is this machine overloaded? It is asked again as soon as that has ended"
+            return _Look(Failure(Reason.TIMEOUT, f"{told}: {fix}"))
 
-    async def _ask_in_thread(self) -> _Look:
-        look, cost = await asyncio.to_thread(self._ask)
-        self._rest_until = self._clock() + REST * cost
-        return look
-
-    def _ask(self) -> tuple[_Look, float]:
-        """Return what the kernel tells, and the processor time that it took."""
+    def _ask(self) -> _Look:
+        """Return what the kernel tells, and note for how long it is to be left alone if that is of no use."""
         before = self._cost()
         rows: Counter[Row] = Counter()
+        queues: list[Queue] = []
         failure: Failure | None = None
         try:
             with self._diagnosis() as kernel:
                 end = self._clock() + self._deadline
                 for family in FAMILIES:
                     for part in self._answer(kernel, family, end):
-                        rows.update(part)
+                        rows.update(part.sockets)
+                        queues += part.queues
         except TimeoutError:
             why = f"did not come within {self._deadline:g} s: is this machine overloaded?"
             failure = self._given_up(Reason.TIMEOUT, why)
@@ -261,9 +310,11 @@ class PortPeers:
             if error.errno not in REFUSALS:
                 why = f"could not be had ({error.strerror}): has Forewarn, or this machine, no files or memory left?"
                 failure = self._given_up(Reason.UNREACHABLE, why)
-        return _Look(peers(rows, self._addresses), failure), self._cost() - before
+        ours = server_queues(queues, self._addresses)
+        self._rest_until = self._clock() + REST * (self._cost() - before)
+        return _Look(failure, facts(rows, queues, self._addresses), ours[0].inode if ours else None)
 
-    def _answer(self, kernel: socket.socket, family: int, end: float) -> Iterator[Mapping[Row, int]]:
+    def _answer(self, kernel: socket.socket, family: int, end: float) -> Iterator[Part]:
         """Ask for the sockets of one family; return them in pieces. Raises ``OSError`` and ``_UnusableError``."""
         kernel.send(question(family, self._port))
         size = 0
@@ -274,7 +325,7 @@ class PortPeers:
                 fix = f"find out with `ss -Htn 'sport = :{self._port}'` who holds so many connections"
                 raise _UnusableError(f"is longer than the {MAX_ANSWER} bytes that are read: {fix}")
             part = parse(piece, self._port)
-            yield part.sockets
+            yield part
             if part.torn:
                 raise _UnusableError("is torn: see whether `ss -Htln` works, and report it with `uname -srm`")
             if part.end is not None:
@@ -301,10 +352,11 @@ class PortPeers:
 
 
 class _Look(msgspec.Struct, frozen=True):
-    """What was found: the peers where anything listens, and why that is not all of them."""
+    """What was found, where anything listens, and why that is not all of it."""
 
-    peers: Mapping[str, int] | None
     failure: Failure | None
+    facts: SocketFacts | None = None
+    inode: int | None = None
 
 
 class _UnusableError(Exception):

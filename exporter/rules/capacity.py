@@ -15,8 +15,12 @@ def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
 
 def _trends(settings: RuleSettings) -> tuple[AlertRule, ...]:
     s = selector(settings.selector)
+    leaving = selector(settings.selector, 'state="close_wait"')
     chosen = settings.alerts
     filling = chosen.faktory_connections_filling
+    files = chosen.faktory_process_file_descriptors_filling
+    leak = chosen.faktory_close_wait_leak
+    floor = f"min_over_time(faktory_sockets{leaving}[{leak.window}]"
     throttle = chosen.faktory_throttle_not_draining
     backlog = chosen.faktory_backlog_growing
     memory = chosen.faktory_memory_growing
@@ -36,6 +40,34 @@ def _trends(settings: RuleSettings) -> tuple[AlertRule, ...]:
                 close them while there is time.
             """,
             panel=panels.CONNECTIONS_TIME_LEFT,
+        ),
+        alert(
+            "FaktoryProcessFileDescriptorsFilling",
+            files,
+            f"{recording.FILES_SECONDS_LEFT}{s} < {files.seconds_left:.15g}\n"
+            f"and {ON_SERVER} {recording.FILES_USED}{s} > {files.used_share:.15g}\n"
+            f"and {ON_SERVER} deriv(faktory_process_open_fds{s}[{files.recent}]) > 0",
+            by=SERVER,
+            summary="Faktory {{ $labels.server }} will soon run out of file descriptors.",
+            description="""
+                If they go on growing as they did over the last <window>, the bound is reached in {{ $value |
+                humanizeDuration }}. Then it accepts no connection any more, until it is restarted. See whether
+                connections grow as well, and find what opens them while there is time.
+            """,
+            panel=panels.FILES_TIME_LEFT,
+        ),
+        alert(
+            "FaktoryCloseWaitLeak",
+            leak,
+            f"{floor}) >= {leak.sockets}\nand {floor}) > {floor} offset {leak.window})",
+            by=(*SERVER, "state"),
+            summary="Faktory {{ $labels.server }} does not close what its clients have left.",
+            description="""
+                Sockets whose client has gone and that the server held open all the time within <window>, at least: {{
+                $value | printf "%.0f" }}, and more than before. Each takes a file descriptor, and counts as a
+                connection. See whether its Redis answers, and what its goroutines wait for.
+            """,
+            panel=panels.CLOSE_WAIT,
         ),
         alert(
             "FaktoryThrottleNotDraining",

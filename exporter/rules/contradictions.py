@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from exporter.catalogue import METRICS
-from exporter.rules.settings import DEFAULTS, LatencyBudget, LatencyObjective, RuleSettings, Trend
+from exporter.rules.settings import DEFAULTS, LatencyBudget, LatencyObjective, LogUnread, RuleSettings, Trend
 from exporter.settings import parse_duration
 
 LOOKBACK: Final = 300.0
@@ -111,21 +111,29 @@ def _objectives(objectives: tuple[LatencyObjective, ...]) -> Iterator[str]:
 
 def _shares(settings: RuleSettings) -> Iterator[str]:
     chosen = settings.alerts
-    limit = chosen.faktory_connections_near_limit
-    if limit.enabled and limit.critical_share < limit.used_share:
-        yield (
-            f"alerts.FaktoryConnectionsNearLimit.critical_share = {limit.critical_share:g}: it must not be below"
-            f" used_share, {limit.used_share:g}"
-        )
+    for alert, critical, usual in (
+        ("faktory_connections_near_limit", "critical_share", "used_share"),
+        ("faktory_process_file_descriptors", "critical_share", "used_share"),
+        ("faktory_accept_queue_filling", "critical_connections", "connections"),
+    ):
+        entry = getattr(chosen, alert)
+        if entry.enabled and getattr(entry, critical) < getattr(entry, usual):
+            yield (
+                f"{_place(settings, alert)}.{critical} = {getattr(entry, critical):g}: it must not be below"
+                f" {usual}, {getattr(entry, usual):g}"
+            )
     for alert, key in (
         ("faktory_connections_near_limit", "used_share"),
         ("faktory_connections_near_limit", "critical_share"),
+        ("faktory_process_file_descriptors", "used_share"),
+        ("faktory_process_file_descriptors", "critical_share"),
         ("faktory_peer_holds_connections", "peer_share"),
         ("faktory_peer_holds_connections", "used_share"),
         ("faktory_statsd_silent_near_limit", "used_share"),
         ("faktory_retry_storm", "failed_share"),
         ("faktory_job_type_failing", "failed_share"),
         ("faktory_connections_filling", "used_share"),
+        ("faktory_process_file_descriptors_filling", "used_share"),
         ("forewarn_statsd_lost", "share"),
     ):
         entry = getattr(chosen, alert)
@@ -137,6 +145,13 @@ def _too_late(settings: RuleSettings) -> Iterator[str]:
     """Tell alerts whose condition ends with their window before their ``for`` has passed."""
     for alert in (
         "faktory_restarted",
+        "faktory_process_crashed",
+        "faktory_process_died_unexplained",
+        "faktory_store_crashed",
+        "faktory_job_lost",
+        "faktory_flushed",
+        "faktory_recovered_panic",
+        "faktory_data_race",
         "faktory_connections_refused",
         "faktory_reservations_expired",
         "faktory_worker_crashed",
@@ -155,7 +170,8 @@ def _steps(settings: RuleSettings) -> Iterator[str]:
     """Tell trends that would take a single step for growth."""
     for field in msgspec.structs.fields(settings.alerts):
         entry = getattr(settings.alerts, field.name)
-        if isinstance(entry, Trend) and entry.enabled and parse_duration(entry.recent) >= parse_duration(entry.pending):
+        grows = isinstance(entry, (Trend, LogUnread))
+        if grows and entry.enabled and parse_duration(entry.recent) >= parse_duration(entry.pending):
             yield (
                 f"alerts.{field.encode_name}.recent = {shown(entry.recent)}: it must be below for,"
                 f" {shown(entry.pending)}, or a single step counts as growth for long enough"

@@ -17,6 +17,7 @@ def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
     down = chosen.forewarn_down
     stale = chosen.forewarn_snapshot_stale
     failing = chosen.forewarn_collector_failing
+    unread = chosen.forewarn_log_unread
     errors = f"increase(forewarn_collector_errors_total{s}[{failing.window}])"
     return (
         alert(
@@ -68,6 +69,20 @@ def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
                 tells the reason; Forewarn's log tells it with the address and how to mend it.
             """,
             panel=panels.COLLECTORS,
+        ),
+        alert(
+            "ForewarnLogUnread",
+            unread,
+            f"faktory_log_unread_bytes{s} >= {unread.bytes}\n"
+            f"and deriv(faktory_log_unread_bytes{s}[{unread.recent}]) > 0",
+            by=SERVER,
+            summary="Forewarn at {{ $labels.instance }} cannot keep up with the log of {{ $labels.server }}.",
+            description="""
+                {{ $value | humanize1024 }}B of it are still to be read, and more all the time. What the server says
+                there, its last words among it, is told late, and is lost where the file is taken away before. See
+                what writes so much, and whether Forewarn gets processor time and the disk.
+            """,
+            panel=panels.LOG_UNREAD,
         ),
         alert(
             "ForewarnLabelOverflow",

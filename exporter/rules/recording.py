@@ -7,6 +7,8 @@ from exporter.rules.settings import LatencyObjective, RuleSettings
 
 CONNECTIONS_USED = "server:faktory_connections:used_ratio"
 CONNECTIONS_SECONDS_LEFT = "server:faktory_connections:limit_seconds"
+FILES_USED = "server:faktory_process_open_fds:used_ratio"
+FILES_SECONDS_LEFT = "server:faktory_process_open_fds:limit_seconds"
 CRASHES_PER_WORKER = "server:faktory_worker_crashes_per_worker:ratio"
 FAILED_SHARE = "server:faktory_jobs_failed_per_processed:ratio_rate"
 JOB_TYPE_FAILED = "queue_jobtype:faktory_job_failures_per_execution:ratio_rate"
@@ -41,6 +43,7 @@ def groups(settings: RuleSettings) -> tuple[Group, ...]:
 def _current(settings: RuleSettings) -> tuple[Recording, ...]:
     s = selector(settings.selector)
     filling = settings.alerts.faktory_connections_filling
+    files = settings.alerts.faktory_process_file_descriptors_filling
     crash_rate = settings.alerts.faktory_worker_crash_rate_high
     storm = settings.alerts.faktory_retry_storm
     return (
@@ -52,6 +55,15 @@ def _current(settings: RuleSettings) -> tuple[Recording, ...]:
             record=CONNECTIONS_SECONDS_LEFT,
             expr=f"clamp_min((faktory_connections_limit{s} > 0) - faktory_connections{s}, 0)\n"
             f"  / (deriv(faktory_connections{s}[{filling.window}]) > 0)",
+        ),
+        Recording(
+            record=FILES_USED,
+            expr=f"faktory_process_open_fds{s}\n  / (faktory_process_max_fds{s} > 0)",
+        ),
+        Recording(
+            record=FILES_SECONDS_LEFT,
+            expr=f"clamp_min((faktory_process_max_fds{s} > 0) - faktory_process_open_fds{s}, 0)\n"
+            f"  / (deriv(faktory_process_open_fds{s}[{files.window}]) > 0)",
         ),
         Recording(
             record=CRASHES_PER_WORKER,

@@ -4,7 +4,7 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from exporter.rules import availability, capacity, latency, meta, recording, saturation
+from exporter.rules import availability, capacity, crashes, latency, meta, recording, saturation
 from exporter.rules.rule import AlertRule, Group, Recording
 from exporter.rules.settings import DEFAULTS, Alerts, RuleSettings
 
@@ -13,6 +13,7 @@ FORMATS: Final[tuple[Format, ...]] = ("prometheus", "kubernetes")
 
 _ALERT_GROUPS: Final = (
     ("faktory.availability", availability.alerts),
+    ("faktory.crashes", crashes.alerts),
     ("faktory.saturation", saturation.alerts),
     ("faktory.latency-and-errors", latency.alerts),
     ("faktory.capacity-and-trend", capacity.alerts),

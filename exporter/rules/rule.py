@@ -16,6 +16,7 @@ SERVER: Final = ("job", "instance", "server")
 QUEUE: Final = (*SERVER, "queue")
 PAIR: Final = (*QUEUE, "jobtype")
 ON_SERVER: Final = "on (job, instance, server)"
+ON_CLASS: Final = "on (job, instance, server, class)"
 ON_QUEUE: Final = "on (job, instance, server, queue)"
 ON_PAIR: Final = "on (job, instance, server, queue, jobtype)"
 

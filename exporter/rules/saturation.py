@@ -15,13 +15,14 @@ from exporter.rules.rule import (
     AlertRule,
     alert,
     selector,
+    told,
 )
-from exporter.rules.settings import RuleSettings
+from exporter.rules.settings import RuleSettings, Windowed
 
 
 def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
     """Return the alerts of this group, in the order in which they matter."""
-    return (*_connections(settings), *_silence(settings), *_work(settings))
+    return (*_connections(settings), *_silence(settings), *_process(settings), *_work(settings))
 
 
 def _connections(settings: RuleSettings) -> tuple[AlertRule, ...]:
@@ -57,13 +58,13 @@ def _connections(settings: RuleSettings) -> tuple[AlertRule, ...]:
         alert(
             "FaktoryConnectionsRefused",
             refused,
-            f"round(increase(faktory_connections_refused_total{s}[{refused.window}])) > 0",
+            _refused(settings, refused),
             by=SERVER,
             summary="Faktory {{ $labels.server }} refuses connections.",
             description="""
-                Refusals of Forewarn's own connection within <window>: {{ $value | printf "%.0f" }}. The limit is
-                reached, and producers and workers are refused alike. Close what leaks connections, or end the
-                process that holds most of them.
+                Refusals within <window>: {{ $value | printf "%.0f" }} (those of all clients where Forewarn reads the
+                server's log, else only its own). The limit is reached, and producers and workers are refused alike.
+                Close what leaks connections, or end the process that holds most of them.
             """,
             panel=panels.CONNECTIONS_REFUSED,
         ),
@@ -83,6 +84,75 @@ def _connections(settings: RuleSettings) -> tuple[AlertRule, ...]:
             """,
             panel=panels.PEERS,
         ),
+    )
+
+
+def _refused(settings: RuleSettings, entry: Windowed) -> str:
+    """Return how many were refused: everybody, as the server's log tells, or where it is not read Forewarn itself."""
+    s = selector(settings.selector)
+    logged = selector(settings.selector, 'event="connection_refused"')
+    everybody = f"sum without (event) (increase(faktory_log_events_total{logged}[{entry.window}]))"
+    return f"round({everybody}) > 0\nor round(increase(faktory_connections_refused_total{s}[{entry.window}])) > 0"
+
+
+_STANDS_STILL = """
+    Connections that wait to be accepted: {{ $value | humanize }}, for <critical_for> or longer. A healthy server
+    accepts at once: this one stands still, or has given up. Those that are connected may go on as if nothing were
+    wrong. See its file descriptors, and whether it is stopped; most often only a restart helps.
+"""
+
+
+def _process(settings: RuleSettings) -> tuple[AlertRule, ...]:
+    """Return the alerts about what the kernel tells of the server, which it does while the server stands still."""
+    s = selector(settings.selector)
+    chosen = settings.alerts
+    queue, files = chosen.faktory_accept_queue_filling, chosen.faktory_process_file_descriptors
+    waiting = f"faktory_accept_queue_connections{s}"
+    lagging = alert(
+        "FaktoryAcceptQueueFilling",
+        queue,
+        f"min_over_time({waiting}[{queue.window}]) >= {queue.connections}",
+        by=SERVER,
+        summary="Faktory {{ $labels.server }} is slow to let new connections in.",
+        description="""
+            Connections that waited to be accepted all the time within <window>, at least: {{ $value | printf "%.0f" }}.
+            A healthy server accepts at once: this one lags behind. See its processor time, who connects so often, and
+            whether it accepts any at all.
+        """,
+        panel=panels.ACCEPT_QUEUE,
+    )
+    used = f"{recording.FILES_USED}{s}"
+    near = alert(
+        "FaktoryProcessFileDescriptors",
+        files,
+        f"{used} > {files.used_share:.15g}",
+        by=SERVER,
+        summary="Faktory {{ $labels.server }} runs out of file descriptors.",
+        description="""
+            {{ $value | humanizePercentage }} of those that it may have are open. At the bound it accepts no connection
+            any more, until it is restarted, and its log does not tell. See whether connections grow, and raise the
+            bound of its service.
+        """,
+        panel=panels.FILES_USED,
+    )
+    return (
+        replace(
+            lagging,
+            severity="critical",
+            expr=f"{waiting} >= {queue.critical_connections}",
+            pending=queue.critical_for,
+            summary="Faktory {{ $labels.server }} lets no new connection in.",
+            description=told(_STANDS_STILL, queue),
+        ),
+        lagging,
+        replace(
+            near,
+            severity="critical",
+            expr=f"{used} > {files.critical_share:.15g}",
+            pending=files.critical_for,
+            summary="Faktory {{ $labels.server }} has hardly a file descriptor left.",
+        ),
+        near,
     )
 
 

@@ -77,27 +77,50 @@ class RestartCount(Windowed, frozen=True, kw_only=True):
     restarts: Count
 
 
+class CrashCount(Windowed, frozen=True, kw_only=True):
+    """Crashes in a window."""
+
+    crashes: Count
+
+
 class Slow(Alert, frozen=True, kw_only=True):
     """Takes longer than it should."""
 
     seconds: Seconds
 
 
-class ConnectionsNearLimit(Alert, frozen=True, kw_only=True):
-    """A share of the limit, twice."""
+class NearLimit(Alert, frozen=True, kw_only=True):
+    """A share of a limit, twice."""
 
     used_share: Share
     critical_share: Share
     critical_for: Wait
 
 
-class ConnectionsFilling(Trend, frozen=True, kw_only=True):
-    """The limit comes nearer, and is not far."""
+class Filling(Trend, frozen=True, kw_only=True):
+    """A limit comes nearer, and is not far."""
 
     seconds_left: Seconds
     """Until the limit, if it goes on like this."""
     used_share: Share
     """Below this share of the limit nothing is told."""
+
+
+class AcceptQueue(Windowed, frozen=True, kw_only=True):
+    """Connections that the server does not accept, twice."""
+
+    connections: Count
+    """At every look within the window there waited so many at least."""
+    critical_connections: Count
+    critical_for: Wait
+    """So many waited for so long."""
+
+
+class SocketLeak(Windowed, frozen=True, kw_only=True):
+    """Sockets that stay, and become more from window to window."""
+
+    sockets: Count
+    """At every look within the window there were so many at least."""
 
 
 class SilentNearLimit(Windowed, frozen=True, kw_only=True):
@@ -210,6 +233,15 @@ class StatsdLost(Windowed, frozen=True, kw_only=True):
     """Fewer packets or lines in the window are never told."""
 
 
+class LogUnread(Alert, frozen=True, kw_only=True):
+    """Much of a log is not read yet, and it becomes more."""
+
+    bytes: Count
+    """Less is never told."""
+    recent: Window
+    """It must have grown over this time."""
+
+
 class FailedFlushes(Windowed, frozen=True, kw_only=True):
     """Flushes in a window that did not get through."""
 
@@ -256,8 +288,21 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
     )
     faktory_restarted: Windowed = Windowed(severity="info", window="10m")
 
+    # Why the process died
+    faktory_process_crash_loop: CrashCount = CrashCount(
+        severity="critical", window="30m", crashes=3, keep_firing_for="10m"
+    )
+    faktory_process_crashed: Windowed = Windowed(window="30m", keep_firing_for="10m")
+    faktory_process_died_unexplained: Windowed = Windowed(window="30m", keep_firing_for="10m")
+    faktory_store_crashed: Windowed = Windowed(severity="critical", window="30m")
+    faktory_job_lost: Windowed = Windowed(severity="critical", window="30m")
+    faktory_flushed: Windowed = Windowed(severity="critical", window="30m")
+    faktory_known_crash_risk: Alert = Alert(pending="1h15m", keep_firing_for="1h")
+    faktory_recovered_panic: Windowed = Windowed(severity="info", window="1h")
+    faktory_data_race: Windowed = Windowed(severity="info", window="1h")
+
     # Saturation
-    faktory_connections_near_limit: ConnectionsNearLimit = ConnectionsNearLimit(
+    faktory_connections_near_limit: NearLimit = NearLimit(
         used_share=0.8, pending="5m", keep_firing_for="10m", critical_share=0.95, critical_for="1m"
     )
     faktory_connections_refused: Windowed = Windowed(severity="critical", window="5m", keep_firing_for="5m")
@@ -267,6 +312,17 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
     faktory_statsd_silent: Slow = Slow(seconds=90, pending="5m", keep_firing_for="5m")
     faktory_peer_holds_connections: PeerHoldsConnections = PeerHoldsConnections(
         peer_share=0.6, used_share=0.5, pending="10m", keep_firing_for="10m"
+    )
+    faktory_accept_queue_filling: AcceptQueue = AcceptQueue(
+        window="5m",
+        connections=1,
+        pending="1m",
+        keep_firing_for="5m",
+        critical_connections=10,
+        critical_for="2m",
+    )
+    faktory_process_file_descriptors: NearLimit = NearLimit(
+        used_share=0.8, pending="5m", keep_firing_for="10m", critical_share=0.95, critical_for="1m"
     )
     faktory_throttle_saturated: ThrottleSaturated = ThrottleSaturated(
         used_share=1.0, pending="10m", keep_firing_for="5m"
@@ -309,9 +365,13 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
     faktory_dead_jobs_growing: DeadJobs = DeadJobs(window="1h", jobs=10, keep_firing_for="15m")
 
     # Capacity and trend
-    faktory_connections_filling: ConnectionsFilling = ConnectionsFilling(
+    faktory_connections_filling: Filling = Filling(
         window="15m", recent="5m", seconds_left=1800, used_share=0.5, pending="10m", keep_firing_for="10m"
     )
+    faktory_process_file_descriptors_filling: Filling = Filling(
+        window="15m", recent="5m", seconds_left=1800, used_share=0.5, pending="10m", keep_firing_for="10m"
+    )
+    faktory_close_wait_leak: SocketLeak = SocketLeak(window="30m", sockets=20, pending="5m", keep_firing_for="30m")
     faktory_throttle_not_draining: ThrottleNotDraining = ThrottleNotDraining(
         window="30m", recent="10m", factor=1.5, used_share=0.8, jobs=10, pending="15m", keep_firing_for="10m"
     )
@@ -330,6 +390,7 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
     forewarn_down: Windowed = Windowed(severity="critical", window="1d", pending="3m", keep_firing_for="2m")
     forewarn_collector_failing: Windowed = Windowed(window="10m", pending="5m", keep_firing_for="5m")
     forewarn_snapshot_stale: Slow = Slow(seconds=120, pending="1m", keep_firing_for="2m")
+    forewarn_log_unread: LogUnread = LogUnread(bytes=67_108_864, recent="5m", pending="10m", keep_firing_for="10m")
     forewarn_label_overflow: Alert = Alert(severity="info", pending="15m", keep_firing_for="1h")
     forewarn_statsd_lost: StatsdLost = StatsdLost(
         window="5m", share=0.01, lost=10, pending="10m", keep_firing_for="10m"

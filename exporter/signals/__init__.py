@@ -22,6 +22,7 @@ from exporter.model import (
     ExecutionsVerdict,
     JobFailure,
     Observation,
+    ProcessVerdict,
     QueuesVerdict,
     Reason,
     Reservation,
@@ -37,6 +38,7 @@ from exporter.signals.connections import ConnectionsMemory, ConnectionsSignal
 from exporter.signals.executions import ExecutionsMemory, ExecutionsSignal
 from exporter.signals.groups import Groups
 from exporter.signals.labels import Labels
+from exporter.signals.process import ProcessMemory, ProcessSignal
 from exporter.signals.statsd import StatsdMemory, StatsdSignal
 from exporter.signals.throttles import ThrottlesMemory, ThrottlesSignal
 from exporter.signals.workers import WorkersMemory, WorkersSignal
@@ -51,6 +53,7 @@ class Memory(msgspec.Struct, frozen=True):
     workers: WorkersMemory = WorkersMemory()
     executions: ExecutionsMemory = ExecutionsMemory()
     statsd: StatsdMemory = StatsdMemory()
+    process: ProcessMemory = ProcessMemory()
     untold: tuple[Told, ...] = ()
     """What the signals have told and nobody has taken over for good: filled in by those who pass it on."""
 
@@ -67,6 +70,7 @@ class Verdicts(msgspec.Struct, frozen=True):
     collectors: tuple[CollectorTotals, ...]
     executions: ExecutionsVerdict | None
     statsd: StatsdVerdict | None
+    process: ProcessVerdict | None
 
 
 class Signals:
@@ -84,6 +88,7 @@ class Signals:
         self._throttles = ThrottlesSignal(max_label_values, memory.throttles)
         self._executions = None if choice is None else ExecutionsSignal(server, choice, memory.executions)
         self._statsd = StatsdSignal(memory.statsd)
+        self._process = ProcessSignal(memory.process)
         self._labels = Labels(max_label_values)
         self._collectors: dict[str, CollectorTotals] = {}
         self._reservations: Mapping[str, Reservation] = {}
@@ -142,6 +147,7 @@ class Signals:
             collectors=tuple(self._collectors.values()),
             executions=executions,
             statsd=pending.statsd,
+            process=self._process.advance(observation, pending.boot),
         )
 
     def memory(self) -> Memory:
@@ -153,6 +159,7 @@ class Signals:
             workers=self._workers.memory(),
             executions=ExecutionsMemory() if self._executions is None else self._executions.memory(),
             statsd=self._statsd.memory(),
+            process=self._process.memory(),
         )
 
     def _tell(self, run: CollectorRun) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP server: ``/metrics``, ``/-/healthy``, ``/-/ready`` and a landing page.
+"""The HTTP server: ``/metrics``, ``/api/v1/incidents``, ``/-/healthy``, ``/-/ready`` and a landing page.
 
 A scrape never waits for a watched server. Whoever asks, and however slowly they read, what they hold is bounded: the
 number of connections, of scrapes at once, the bytes of a request's head, and the time for each.
@@ -7,8 +7,9 @@ number of connections, of scrapes at once, the bytes of a request's head, and th
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from exporter import __version__
 from exporter.model import Snapshot
 from exporter.outputs.prometheus import OPENMETRICS_TYPE, TEXT_TYPE, Exposition
 from exporter.web.address import Address, bind_everywhere, explain
+from exporter.web.incidents import newest_incidents
 from exporter.web.landing import CONTENT_SECURITY_POLICY, landing_page
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 
@@ -32,6 +34,9 @@ IDLE_SECONDS = 75.0
 SCRAPE_SECONDS = 30.0
 """How long a scraper may take to read a body."""
 
+PART = 64 * 1024
+"""Bytes of a body that are handed over at once."""
+
 GRACE_SECONDS = 0.5
 """How long scrapes may go on at the end, before they are cancelled; and again before they are cut."""
 
@@ -42,6 +47,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+
+_Made = tuple[Sequence[bytes], Mapping[str, str]]
+"""A body in parts, and its headers."""
+
+_Making = Callable[[web.Request], Awaitable[_Made]]
 
 Ready = Callable[[], Mapping[str, Snapshot | None]]
 """Tells every configured server with its newest snapshot, ``None`` before its first poll has finished."""
@@ -61,6 +71,7 @@ class WebServer:
         app = web.Application()
         app.router.add_get("/", self._landing)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/api/v1/incidents", self._incidents)
         app.router.add_get("/-/healthy", self._healthy)
         app.router.add_get("/-/ready", self._is_ready)
         app.on_response_prepare.append(_add_headers)
@@ -115,41 +126,38 @@ class WebServer:
         return server()
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        return await self._within_bounds(request, self._metrics_body)
+
+    async def _incidents(self, request: web.Request) -> web.StreamResponse:
+        return await self._within_bounds(request, self._incident_body)
+
+    async def _within_bounds(self, request: web.Request, make: _Making) -> web.StreamResponse:
         if self._scrapes >= MAX_SCRAPES:
             return web.Response(
                 status=503, text=f"{MAX_SCRAPES} scrapes are under way: try again later\n", headers={"Retry-After": "1"}
             )
         self._scrapes += 1
         try:
-            return await self._scrape(request)
+            return await _send(request, *await make(request))
         finally:
             self._scrapes -= 1
 
-    async def _scrape(self, request: web.Request) -> web.StreamResponse:
+    async def _incident_body(self, _request: web.Request) -> _Made:
+        body = json.dumps(newest_incidents(self._ready())).encode()
+        parts = tuple(body[start : start + PART] for start in range(0, len(body), PART))
+        return parts, {"Content-Type": "application/json; charset=utf-8"}
+
+    async def _metrics_body(self, request: web.Request) -> _Made:
         openmetrics = wants_openmetrics(",".join(request.headers.getall("Accept", ())))
         gzip = wants_gzip(",".join(request.headers.getall("Accept-Encoding", ())))
         asked = request.query.getall("name[]", [])
         names = frozenset(asked) if asked else None
         parts = await self._parts(openmetrics=openmetrics, gzip=gzip, names=names)
-        response = web.StreamResponse(headers={"Vary": "Accept, Accept-Encoding"})
-        response.headers["Content-Type"] = OPENMETRICS_TYPE if openmetrics else TEXT_TYPE
-        if gzip:
-            response.headers["Content-Encoding"] = "gzip"
-        response.content_length = sum(map(len, parts))
-        try:
-            async with asyncio.timeout(SCRAPE_SECONDS):
-                await response.prepare(request)
-                if request.method != "HEAD":
-                    for part in parts:
-                        # Waits while the reader lags, so that a slow one holds no copy of the body.
-                        await response.write(part)
-                await response.write_eof()
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-        except ConnectionError:
-            pass  # the scraper left; nobody is there to be told
-        return response
+        headers = {
+            "Vary": "Accept, Accept-Encoding",
+            "Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE,
+        }
+        return parts, headers | ({"Content-Encoding": "gzip"} if gzip else {})
 
     async def _parts(self, *, openmetrics: bool, gzip: bool, names: frozenset[str] | None) -> tuple[bytes, ...]:
         def make() -> tuple[bytes, ...]:
@@ -184,6 +192,25 @@ async def start_web(
     server = WebServer(exposition, ready, clock)
     await server.listen(address)
     return server
+
+
+async def _send(request: web.Request, parts: Sequence[bytes], headers: Mapping[str, str]) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers)
+    response.content_length = sum(map(len, parts))
+    try:
+        async with asyncio.timeout(SCRAPE_SECONDS):
+            await response.prepare(request)
+            if request.method != "HEAD":
+                for part in parts:
+                    # Waits while the reader lags, so that a slow one holds no copy of the body.
+                    await response.write(part)
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    except ConnectionError:
+        pass  # the reader left; nobody is there to be told
+    return response
 
 
 class _Refusal(asyncio.Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.demo.standin.ledger import Ledger
+from exporter.demo.standin.log import say
 from exporter.demo.standin.options import Options
 from exporter.demo.standin.server import StandIn
 from exporter.demo.standin.store import StoreError, open_store
@@ -118,13 +120,17 @@ async def run(options: Options) -> None:
             open_store(options.storage_dir, max(options.connections_limit, 10)) as store,
             StandIn(options, store, ledger).serving(),
         ):
-            print(f"I PID {os.getpid()} listening at {options.bind[0]}:{options.bind[1]}", flush=True)
+            host, port = options.bind
+            say("I", f"PID {os.getpid()} listening at {host}:{port}, press Ctrl-C to stop")
             await ended.wait()
+            say("I", "Faktory shutting down")
 
 
 def main() -> None:
     """Run from the command line."""
     options = read_options(sys.argv[1:], os.environ.get("FAKTORY_PASSWORD", ""))
+    with contextlib.suppress(OSError):  # by this name it is found among the processes, as the real one is
+        Path("/proc/self/comm").write_text("faktory")
     try:
         asyncio.run(run(options))
     except (StoreError, OSError) as error:

@@ -27,6 +27,7 @@ from exporter.demo.standin.documents import (
     read_struct,
     score,
 )
+from exporter.demo.standin.log import say
 from exporter.demo.standin.options import Options
 
 DEFAULT_RETRY = 25
@@ -331,7 +332,7 @@ class Jobs:
                     await self._enqueue(read_job(parse(member)))
                     moved += 1
                 except (DocumentError, CommandError) as error:
-                    print(f"W Unable to process timed job: {error}", flush=True)
+                    say("W", f"Unable to process timed job: {error}")
             if len(members) != 100:
                 return moved
 
@@ -348,7 +349,7 @@ class Jobs:
                 found = self._read_reservation(member)
                 held = self.working.pop(found.job["jid"], None) if found else None
                 if held is None:
-                    print("W Unable to process timed job: cannot retry reservation", flush=True)
+                    say("W", "Unable to process timed job: cannot retry reservation")
                     continue
                 await self._failed(
                     held.job, errtype="ReservationExpired", message="Faktory job reservation expired", backtrace=[]

@@ -26,6 +26,7 @@ from aiohttp import web
 from exporter.demo.standin.documents import DocumentError, dump, instant, parse, read_struct
 from exporter.demo.standin.jobs import FETCH_WAIT, CommandError, Job, Jobs, ServerPanic, read_job, told_retry
 from exporter.demo.standin.ledger import Ledger
+from exporter.demo.standin.log import say
 from exporter.demo.standin.options import Options
 from exporter.demo.standin.tasks import Task, run_tasks
 from exporter.demo.standin.workers import Client, Workers
@@ -175,7 +176,7 @@ class StandIn:
         try:
             self.connections += 1
             if self.connections > self.options.connections_limit:
-                print(f"W Faktory has over {self.options.connections_limit} active client connections", flush=True)
+                say("W", f"Faktory has over {self.options.connections_limit} active client connections")
                 if self.options.refuses:
                     await connection.write(f"-ERR too many connections: {self.connections}")
                     return
@@ -316,6 +317,7 @@ class StandIn:
         return bulk(dump(await self.state()))
 
     async def _flush(self, _connection: Connection, _line: str) -> Reply:
+        say("I", "Flushing dataset")
         await self.jobs.flush()
         return "+OK"
 
@@ -362,7 +364,7 @@ class StandIn:
     async def _reap_workers(self) -> int:
         closed = self.workers.reap(self.options.heartbeat_expiry)
         if closed:
-            print(f"W Reaped {closed} lingering connections", flush=True)
+            say("W", f"Reaped {closed} lingering connections")
         return 0
 
     def health(self) -> dict[str, Any]:
@@ -429,6 +431,7 @@ class StandIn:
         return application
 
     async def _page(self, request: web.Request) -> web.Response:
+        started = time.perf_counter()
         self.ledger.page(request.method, request.path_qs)
         headers = {"Cache-Control": "no-cache"}
         if request.path == "/health":
@@ -442,6 +445,7 @@ class StandIn:
         if request.path == "/stats":
             document = dump(await self.state())
             return web.Response(text=document, content_type="application/json", charset=None, headers=headers)
+        say("I", f"{request.method} {request.raw_path} {time.perf_counter() - started:.6f}s")
         return web.Response(text=_PAGE, content_type="text/html")
 
     def _authorised(self, request: web.Request) -> bool:

@@ -7,7 +7,7 @@ import sys
 
 from bench.report import GOAL, machine, quick, say
 
-BENCHES = ("rendering", "poll", "traces", "statsd", "latency", "memory", "throughput")
+BENCHES = ("rendering", "poll", "traces", "statsd", "logtail", "latency", "memory", "throughput")
 
 
 def main() -> int:

@@ -46,7 +46,7 @@ FLUSHING = 1.5
 CLOSING = 2.0
 """Seconds that parting from all servers may take."""
 
-LAST_POLL = 1.0
+LAST_POLL = 2.0
 """Seconds that the last poll of a server may take whose output ended with it."""
 
 SWITCH_INTERVAL = 0.001

@@ -510,8 +510,7 @@ async def seen_by_the_kernel(server: WatchedServer) -> None:
 
         async with standing_still(server):
             for _ in range(5):
-                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-                leaving.callback(writer.transport.abort)
+                leaving.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
             waiting = "connections that nobody accepts"
             await told(forewarn, lambda it: (it.value("faktory_accept_queue_connections") or 0) >= 5, 10, waiting)
 

@@ -42,7 +42,7 @@ DEATHS = (CRASH, KILL, STOP)
 REMEMBERED = 4
 """Polls since the state file was written, when Forewarn is killed."""
 
-SURVIVES = 300.0
+SURVIVES = 500.0
 """Seconds for which a process lives on that survived what it printed: longer than anything is waited for."""
 
 SETTLED = 200.0
@@ -122,7 +122,7 @@ class World:
                 self.counts[IncidentKind.RECOVERED_PANIC] += 1
                 survives_until = now + SURVIVES
         self.lives.append((born, float("inf")))
-        self.end = now + 2 * SURVIVES
+        self.end = now + SURVIVES
 
     def _die(self, how: str, now: float) -> None:
         if how == CRASH:

@@ -33,7 +33,7 @@ logger = logging.getLogger("forewarn.exec")
 RETRY: Final = 60.0
 """Seconds after which settings that were wrong, or an address that was taken, are tried again."""
 
-READ_ALL: Final = 2.0
+READ_ALL: Final = 1.5
 """Seconds in which the last of the server's output may be read."""
 
 FIRST_TO_GO: Final = "1000"

@@ -517,6 +517,21 @@ def test_kills_that_showed_as_one_restart_hide_no_later_one_though_the_log_lags(
 # --- an end without a text --------------------------------------------------------------------------------------------
 
 
+def test_a_server_that_is_killed_in_the_first_second_of_its_life_is_counted() -> None:
+    story = Story()
+    story.poll(started(4.25))
+    story.poll(exited(4.75, signal=9), down=True)
+    assert story.counts() == {KILLED: 1}
+
+
+def test_a_log_of_whole_seconds_may_tell_a_start_as_earlier_than_the_end_before_it() -> None:
+    story = Story()
+    story.poll(started(4))
+    story.poll(exited(4.75, signal=9))
+    story.quiet(60)
+    assert story.counts() == {}
+
+
 def test_a_restart_without_a_text_is_unexplained_after_a_grace() -> None:
     story = watched()
     story.poll(new=True)

@@ -527,7 +527,11 @@ def _is_its_exit(end: End, at: float) -> bool:
     """Tell whether an exit at this time is that of ``end``, of which it is known why."""
     if end.waits or end.exit is not None:
         return False
-    return at <= end.until + _SLACK and (end.started is None or at <= end.started + 1.0)
+    if end.started is None:
+        return at <= end.until + _SLACK
+    # A log that tells whole seconds cuts off the rest: what was before the start may seem to be after it.
+    cut_off = 1.0 if end.started.is_integer() else 0.0
+    return at <= min(end.until + _SLACK, end.started + cut_off)
 
 
 def _latest(back: float | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,6 +18,10 @@ from tests.servers import (
     real_programs,
     running,
 )
+
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background has them ignore it, and so would every server that they start.
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def server_kinds() -> list[Any]:

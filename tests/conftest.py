@@ -19,9 +19,10 @@ from tests.servers import (
     running,
 )
 
-if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
-    # A shell that runs the tests in the background has them ignore it, and so would every server that they start.
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+for ignored in (signal.SIGHUP, signal.SIGQUIT):
+    # A shell, or nohup, that runs the tests in the background has them ignore these, and so would what they start.
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.SIG_DFL)
 
 
 def server_kinds() -> list[Any]:

@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from exporter.model import Exited
-from exporter.process import oom
+from exporter.process import oom, supervise
 from exporter.process.beside import chosen, exited
+from exporter.process.companion import Companion
 from exporter.process.copying import Tap
 from exporter.process.tap import Course, TapFeed
 from exporter.secret import Secret
@@ -210,3 +212,22 @@ def test_kills_are_counted_by_control_groups_of_version_1(tmp_path: Path, path: 
 
 def test_kills_that_nobody_counts_are_not_known(tmp_path: Path) -> None:
     assert oom.kills(*world(tmp_path, "0::/a\nnonsense\n", {"a/memory.events": "oom 1\noom_kill many\n"})) is None
+
+
+@pytest.mark.parametrize(("counted", "its"), [(2, True), (1, False)])
+def test_of_both_processes_killed_at_once_each_has_a_kill_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, counted: int, its: bool
+) -> None:
+    class Beside:
+        pid = 11
+
+        def ended(self, *_: object) -> None:
+            self.pid = 0
+
+    kills = iter([0, *[counted] * 9])
+    ends = iter([(11, signal.SIGKILL), (10, signal.SIGKILL), (0, 0)])
+    monkeypatch.setattr(oom, "kills", lambda: next(kills))
+    monkeypatch.setattr(os, "waitpid", lambda *_: next(ends))
+    supervisor = supervise.Supervisor(10, (), cast("Companion", Beside()))
+    supervisor._collect()
+    assert supervisor._out_of_memory is its

@@ -189,10 +189,10 @@ class Supervisor:
                     return
                 if pid == self._server:
                     self._status = status
-                    by_kernel = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-                    self._out_of_memory = by_kernel and oom.kills() not in {None, self._killed_before}
+                    self._out_of_memory = _killed(status) and oom.kills() not in {None, self._killed_before}
                 elif pid == self._companion.pid:
-                    self._killed_before = oom.kills()  # that one may have been it
+                    if _killed(status) and self._killed_before is not None and oom.kills() != self._killed_before:
+                        self._killed_before += 1  # that was this one: the server may have gone in the same moment
                     self._companion.ended(status, time.monotonic())
 
     # --- the end ----------------------------------------------------------------------------------------------------
@@ -329,6 +329,10 @@ def _end_as(status: int) -> NoReturn:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
             os.kill(os.getpid(), number)
     os._exit(BY_SIGNAL + number)
+
+
+def _killed(status: int) -> bool:
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def _refused(target: int, error: OSError) -> None:

@@ -52,8 +52,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = "".join(f" {_escaped(key)}={_quoted(value)}" for key, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname} {record.name}: {_escaped(_message(record))}{fields}"
+        fields = "".join(f" {escaped(key)}={_quoted(value)}" for key, value in _fields(record).items())
+        line = f"{_time(record)} {record.levelname} {record.name}: {escaped(_message(record))}{fields}"
         failure = _failure(record, self.formatException)
         return f"{line} exception={_quoted(failure)}" if failure else line
 
@@ -106,7 +106,7 @@ def _bounded(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return ``text`` with all that is not plain print escaped, so that it can end no line and move no cursor."""
     if text.isprintable():
         return text
@@ -120,8 +120,8 @@ def _quoted(value: object) -> str:
     plain = text and text.isprintable() and not any(character in ' "=\\' for character in text)
     if plain:
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{_escaped(escaped)}"'
+    unambiguous = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped(unambiguous)}"'
 
 
 def _json_value(value: object) -> object:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 from typing import NoReturn
 
+from exporter.model import MAX_ERROR
+
 
 class Secret:
     """Holds a secret text so that no log, error, page or dump can show it by accident.
@@ -59,6 +61,11 @@ def without_credentials(text: str, *, cut: bool = False) -> str:
     """
     *words, last = text.split(" ")
     return " ".join([*map(_without, words), _without(last, cut=cut)])
+
+
+def tellable(message: str) -> str:
+    """Return what may be told to anybody of the message of an error, which is cut off where it is as long as may be."""
+    return without_credentials(message, cut=len(message) >= MAX_ERROR)[:MAX_ERROR]
 
 
 def _without(word: str, *, cut: bool = False) -> str:

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
+from exporter.logs import escaped
 from exporter.model import CRASH_KINDS, Frame, Incident, IncidentKind
 from exporter.process import incident_report, unpack
 from exporter.process.advice import NEXT
 from exporter.process.incident_json import as_object, rfc3339
-from exporter.process.incident_report import Found, amount, grouped, plain, report
+from exporter.process.incident_report import Found, amount, grouped, report
 from exporter.process.line_times import MAX_LINE, LineTimes
 from exporter.process.postmortem import Postmortem, chains
 
@@ -673,7 +674,7 @@ def test_nothing_of_a_log_can_move_a_terminal() -> None:
         group="g",
     )
     assert all(line.isprintable() for line in lines(Found(incident, hostile)))
-    assert plain("é → \\ ok") == "é → \\ ok"
+    assert escaped("é → \\ ok") == "é → \\ ok"
 
 
 def test_every_class_has_advice() -> None:

@@ -16,6 +16,7 @@ import msgspec
 from exporter.faktory.times import parse_time
 from exporter.faktory.working import MAX_ID, readable
 from exporter.model import MAX_ERROR, Ended, JobFacts, JobFailure, label_value
+from exporter.secret import without_credentials
 
 RETRIES, DEAD = "retries", "dead"
 
@@ -179,16 +180,7 @@ def shown(text: str) -> str:
     # Where the text was cut in the midst of a URL, its end may be a password that no `@` marks as one.
     cut = len(text.encode("utf-8", "replace")) >= _CUT
     printable = "".join(character if character.isprintable() else " " for character in text[:_CUT])
-    *words, last = printable.split(" ")
-    return " ".join([*map(_redacted, words), _redacted(last, cut=cut)])[:MAX_ERROR]
-
-
-def _redacted(word: str, *, cut: bool = False) -> str:
-    head, slashes, rest = word.partition("//")
-    _, at, host = rest.rpartition("@")
-    if slashes and cut:
-        return f"{head}//***"
-    return f"{head}//***@{host}" if slashes and at else word
+    return without_credentials(printable, cut=cut)[:MAX_ERROR]
 
 
 class _Failure(msgspec.Struct, gc=False):

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from exporter.logs import escaped
 from exporter.model import Incident
 from exporter.process.advice import NEXT
 from exporter.process.incident_json import rfc3339
@@ -112,23 +113,23 @@ def _told(group: Group, width: int | None) -> Iterator[Line]:
         f"{incident.kind.value}, {_many(group.times, 'time', 'times')}, {_when(group)}",
         "bold red" if incident.crash else "bold yellow",
     )
-    yield from _wrapped("message", plain(incident.message), width)
+    yield from _wrapped("message", escaped(incident.message), width)
     if incident.component is not None:
-        yield from _wrapped("in", plain(incident.component), width)
+        yield from _wrapped("in", escaped(incident.component), width)
     for label, frame in zip(_labels("stack"), incident.frames[:MAX_FRAMES], strict=False):
         where = "" if frame.file is None else f"  {frame.file}" + ("" if frame.line is None else f":{frame.line}")
-        yield Line(_labelled(label, plain(frame.function + where)))
+        yield Line(_labelled(label, escaped(frame.function + where)))
     if len(incident.frames) > MAX_FRAMES:
         yield Line(_labelled("", f"and {len(incident.frames) - MAX_FRAMES} more calls"))
     if incident.goroutines:
         yield from _wrapped("goroutines", _states(incident.goroutines), width)
     if incident.modules:
         modules = ", ".join(f"{path} {version}" for path, version in incident.modules.items())
-        yield from _wrapped("modules", plain(modules), width)
+        yield from _wrapped("modules", escaped(modules), width)
     if incident.known is not None:
-        yield from _wrapped("known as", plain(incident.known), width)
+        yield from _wrapped("known as", escaped(incident.known), width)
     if incident.hint is not None:
-        yield from _wrapped("hint", plain(incident.hint), width)
+        yield from _wrapped("hint", escaped(incident.hint), width)
     else:
         yield from _wrapped("next", NEXT[incident.kind], width)
     names = [called(name) for name in list(group.names)[:MAX_FILES]]
@@ -166,7 +167,7 @@ def _when(group: Group) -> str:
 
 def _states(goroutines: Mapping[str, int]) -> str:
     ranked = sorted(goroutines.items(), key=lambda each: -each[1])
-    told = [f"{count} {plain(state)}" for state, count in ranked[:MAX_STATES]]
+    told = [f"{count} {escaped(state)}" for state, count in ranked[:MAX_STATES]]
     rest = sum(count for _, count in ranked[MAX_STATES:])
     return f"{sum(goroutines.values())}: " + ", ".join([*told, *([f"{rest} others"] if rest else [])])
 
@@ -187,11 +188,4 @@ def _many(count: int, one: str, several: str) -> str:
 
 def called(name: str) -> str:
     """Return what a person calls the log of this name."""
-    return "standard input" if name == STANDARD_INPUT else plain(name)
-
-
-def plain(text: str) -> str:
-    """Return ``text`` with all that is not plain print escaped: a log may hold what would take a terminal over."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+    return "standard input" if name == STANDARD_INPUT else escaped(name)

@@ -196,7 +196,6 @@ class Follower:
         self._live = [_Live(it, self._output(it.name)) for it in feeds]
         self._pipes: dict[str, _Live] = {}
         self._broken: dict[str, Failure] = {}
-        self._poll = select.poll()
         self._lock = threading.Lock()
         self._asked: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[bool]]] = []
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[bool]]] = []
@@ -272,8 +271,8 @@ class Follower:
     def _serve(self, timeout: float) -> bool:
         """Read what is live, waiting for it at most so long; return whether the sidecar wants something."""
         watched: dict[int, _Live | tuple[Journal, Output]] = {}
-        self._poll = select.poll()
-        self._poll.register(self._woken, select.POLLIN)
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
         full = self._outbox.full
         for live in (*self._live, *self._pipes.values()):
             if live.empty < MAX_EMPTY:
@@ -282,9 +281,9 @@ class Follower:
             if journal.alive and not full:
                 watched[journal.fileno()] = (journal, output)
         for descriptor in watched:
-            self._poll.register(descriptor, select.POLLIN)
+            poll.register(descriptor, select.POLLIN)
         roused = False
-        for descriptor, _ in self._poll.poll(timeout * 1000):
+        for descriptor, _ in poll.poll(timeout * 1000):
             if descriptor == self._woken:
                 roused = True
                 continue

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
-from exporter.model import MAX_ERROR, Incident, LogEntry
+from exporter.model import Incident, LogEntry
 from exporter.process.incident_json import as_object
 from exporter.process.incident_report import STANDARD_INPUT, Found, amount, called, grouped, report
 from exporter.process.line_times import LineTimes
 from exporter.process.scan import Scanner
 from exporter.process.unpack import Log, Unreadable
-from exporter.secret import without_credentials
+from exporter.secret import tellable
 
 _ROTATED: Final = re.compile(r"(?P<base>.+?)(?:[.-](?P<turn>\d[\d_-]*))?(?:\.(?:gz|bz2|xz|zst))?")
 """A log's name, and its turn as logrotate, Docker or the kubelet name it: a number that grows, or the date."""
@@ -95,9 +95,8 @@ class Postmortem:
 def _found(entries: Iterable[LogEntry], newest: float, name: str) -> Iterator[Found]:
     for entry in entries:
         if isinstance(entry, Incident):
-            message = without_credentials(entry.message, cut=len(entry.message) >= MAX_ERROR)[:MAX_ERROR]
             at = None if entry.at == newest else entry.at  # that time is nobody's: it was only put in
-            yield Found(msgspec.structs.replace(entry, message=message, at=at), name)
+            yield Found(msgspec.structs.replace(entry, message=tellable(entry.message), at=at), name)
 
 
 def chains(names: Sequence[str]) -> list[list[str]]:

@@ -41,7 +41,6 @@ _NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM})
 _STARTED: Final = 22 - 3
 _RESIDENT: Final = 24 - 3
 _MAX_FDS: Final = "Max open files"
-_MAX_NAME: Final = 15
 
 
 class Stat(msgspec.Struct, frozen=True):

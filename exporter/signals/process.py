@@ -8,7 +8,6 @@ import msgspec
 
 from exporter.model import (
     CRASH_KINDS,
-    MAX_ERROR,
     BootVerdict,
     Incident,
     IncidentKind,
@@ -19,7 +18,7 @@ from exporter.model import (
     Position,
     ProcessVerdict,
 )
-from exporter.secret import without_credentials
+from exporter.secret import tellable
 from exporter.signals.deaths import Deaths, DeathsMemory
 
 INCIDENTS = 50
@@ -140,7 +139,7 @@ def newest(incidents: Sequence[Incident], most: int) -> tuple[Incident, ...]:
 
 def _tellable(incident: Incident) -> Incident:
     """Return ``incident`` with a message that may be told to anybody: what a program says of an address it quotes."""
-    message = without_credentials(incident.message, cut=len(incident.message) >= MAX_ERROR)[:MAX_ERROR]
+    message = tellable(incident.message)
     return incident if message == incident.message else msgspec.structs.replace(incident, message=message)
 
 

@@ -35,7 +35,7 @@ REASON_WAIT = 75.0
 SILENCE = 80.0
 """Seconds after which a worker whose jobs do not move is asked after, where nothing else betrays that it has gone."""
 
-NOISE = 2.0
+NOISE = 4.0
 """Seconds that a busy machine may add to any of these."""
 
 AFTERWARDS = 30.0

@@ -29,7 +29,7 @@ SERVER: Final = "faktory"
 """The name under which Forewarn watches the one server that its flags describe."""
 
 POLL: Final = 1.0
-NOISE: Final = 2.0
+NOISE: Final = 3.0
 """Seconds that a machine may be late."""
 
 TOLD: Final = 20.0
@@ -285,7 +285,7 @@ async def retry_now(server: WatchedServer, jid: str) -> None:
         members: list[str] = await server.redis().zrange("retries", 0, -1)
         return next((it for it in members if json.loads(it)["jid"] == jid), None)
 
-    member = await wait_until(waits, 10, what=f"{jid} waits for its retry")
+    member = await wait_until(waits, 30, what=f"{jid} waits for its retry")
     await server.redis().zadd("retries", {member: time.time()}, xx=True)
 
 

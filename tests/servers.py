@@ -39,7 +39,7 @@ STOP_DEADLINE = 15.0
 
 async def wait_until(
     condition: Callable[[], object] | Callable[[], Awaitable[object]],
-    deadline: float = 10.0,
+    deadline: float = 30.0,
     *,
     every: float = 0.02,
     what: str = "",

@@ -19,7 +19,7 @@ from tests.forewarn import Forewarn
 from tests.servers import WatchedServer, free_port, wait_until
 from tests.wire import Wire
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 
 
 def settings_of(server: WatchedServer, *files: str) -> ServerSettings:

@@ -203,7 +203,7 @@ async def test_a_restart_of_forewarn_counts_no_crash_twice_and_loses_none(scene:
     async def drop_seen() -> bool:
         return (await before_verdict.metric("faktory_connections") or 0) < (connections or 0)
 
-    await wait_until(drop_seen, 5, what="Forewarn has seen that a connection closed")
+    await wait_until(drop_seen, 30, what="Forewarn has seen that a connection closed")
     await before_verdict.stop(signal.SIGTERM)
     assert not crashed(before_verdict), "the verdict came before the restart"
     restarted = asyncio.create_task(before_verdict.start())

@@ -18,7 +18,7 @@ from tests.servers import RealFaktory, StandInFaktory, WatchedServer, children, 
 from tests.test_live_sockets import clients_of
 from tests.wire import Wire
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 
 
 def entries(server: WatchedServer) -> Sequence[LogEntry]:

@@ -16,7 +16,7 @@ from tests.forewarn import Forewarn
 from tests.live_scenarios import standing_still
 from tests.servers import StandInFaktory, WatchedServer, running, wait_until
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 AT_ONCE = 50
 
 CLIENTS = {"127.0.0.2": 150, "127.0.0.3": 100, "127.0.0.4": 50}

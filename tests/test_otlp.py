@@ -54,7 +54,8 @@ from tests.servers import free_port, wait_until
 
 TOKEN = "hunter2-correct-horse"
 DEADLINE = 0.5
-BUSY = 1.5
+PATIENT = 20.0
+BUSY = 3.0
 """Most seconds for which the event loop may be held: what a busy machine may do, and no defect that is looked for."""
 
 TRACED = traces.Traced(name="faktory", system="faktory", address="127.0.0.1", port=7419)
@@ -130,7 +131,7 @@ def server_tls(authority: trustme.CA, *, client: bool = False) -> ssl.SSLContext
 
 
 def target_of(url: str, **options: Any) -> OtlpTarget:
-    defaults: dict[str, Any] = {"headers": {"Authorization": Secret(f"Bearer {TOKEN}")}, "timeout": DEADLINE}
+    defaults: dict[str, Any] = {"headers": {"Authorization": Secret(f"Bearer {TOKEN}")}, "timeout": PATIENT}
     return OtlpTarget(url=url, **defaults | options)
 
 
@@ -318,11 +319,13 @@ def test_whatever_a_collector_does_one_request_ends_in_time_and_is_told(
     run: Run, answer: Answer, fate: Fate, reason: Reason, told: str
 ) -> None:
     async def scenario() -> None:
-        async with receiving() as collector, never_held(), sending(collector) as sender:
+        # Only who is to be given up is given up soon: on a busy machine the others need their time.
+        deadline = DEADLINE if reason is Reason.TIMEOUT else PATIENT
+        async with receiving() as collector, never_held(), sending(collector, timeout=deadline) as sender:
             collector.answer = answer
             started = time.monotonic()
             delivery = await sender.post(BODY)
-            assert time.monotonic() - started < DEADLINE + BUSY
+            assert time.monotonic() - started < deadline + BUSY
             assert failure_of(delivery) == (fate, reason)
             assert delivery.failure is not None
             assert told in delivery.failure.message
@@ -340,7 +343,7 @@ def test_whatever_a_collector_does_one_request_ends_in_time_and_is_told(
 @pytest.mark.parametrize("handler", [misbehaviour.unread, misbehaviour.half_read])
 def test_a_collector_that_does_not_read_gets_no_further_sockets(run: Run, handler: misbehaviour.Handler) -> None:
     async def scenario() -> None:
-        async with receiving() as collector, never_held(), sending(collector) as sender:
+        async with receiving() as collector, never_held(), sending(collector, timeout=4 * DEADLINE) as sender:
             collector.taken_over = handler
             for _ in range(3):
                 assert failure_of(await sender.post(LARGE))[0] is Fate.AGAIN
@@ -565,7 +568,7 @@ def test_a_port_that_never_answers_the_handshake_is_told_in_time(run: Run, ca_fi
         async with receiving() as collector, never_held():
             collector.taken_over = misbehaviour.unread
             url = collector.endpoint.replace("http:", "https:") + "/v1/traces"
-            async with sending(url, ca_file=ca_file) as sender:
+            async with sending(url, ca_file=ca_file, timeout=DEADLINE) as sender:
                 assert failure_of(await sender.post(BODY)) == (Fate.AGAIN, Reason.TIMEOUT)
                 await wait_until(lambda: client_sockets(collector.port) == 0, what="the connection is cut")
 
@@ -832,7 +835,7 @@ class Given:
 
 @asynccontextmanager
 async def telling(
-    collector: Receiver | str, *, running: bool = True, timeout: float = DEADLINE, gzip: bool = False, **options: Any
+    collector: Receiver | str, *, running: bool = True, timeout: float = PATIENT, gzip: bool = False, **options: Any
 ) -> AsyncIterator[Given]:
     """An output for ``collector`` that does not wait for long."""
 

@@ -537,7 +537,7 @@ class TestPushing:
 
         life.collector.before = hang
         task = asyncio.create_task(life.output.flush(60))
-        await asyncio.wait_for(reached.wait(), 5)
+        await asyncio.wait_for(reached.wait(), 30)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
@@ -588,7 +588,7 @@ class TestPushing:
 
         collector.before = note
         async with running(output):
-            await wait_until(lambda: len(pushed) >= 3, 10, what="three pushes")
+            await wait_until(lambda: len(pushed) >= 3, 30, what="three pushes")
         assert pushed[0] < 0.3
         assert pushed[2] >= 0.6
 
@@ -603,7 +603,7 @@ class TestPushing:
 
         collector.before = note
         async with running(output_to(collector, dict, clock=loop.time, interval=0.01)):
-            await wait_until(lambda: len(pushed) >= 2, 10, what="two pushes")
+            await wait_until(lambda: len(pushed) >= 2, 30, what="two pushes")
         assert pushed[1] - pushed[0] >= 0.49
 
     async def test_a_real_sender_brings_it_all_to_a_real_socket(self) -> None:

@@ -98,7 +98,7 @@ async def test_queries_answer_with_series_and_refusals_with_prometheus_own_words
         await prometheus.settled()
         (mail,) = await prometheus.query('open{queue="mail"}')
         assert (mail.name, mail.labels["job"], mail.value) == ("open", "shop", 1)
-        await wait_until(lambda: prometheus.query("queue:open:max"), 10, every=0.1)
+        await wait_until(lambda: prometheus.query("queue:open:max"), 30, every=0.1)
         assert (await prometheus.query("scalar(sum(open))"))[0].value == 1
         assert await prometheus.query("open", at=time.time() - 3600) == []
         assert await prometheus.label_values("queue", 'open{queue!="video"}') == ["mail"]

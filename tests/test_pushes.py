@@ -120,10 +120,10 @@ async def test_nothing_is_sent_before_the_state_knows_it() -> None:
         async with asyncio.TaskGroup() as tasks:
             its.start(tasks)
             its.restore("faktory", [EXECUTION])
-            await asyncio.wait_for(asked.wait(), 10)
+            await asyncio.wait_for(asked.wait(), 30)
             assert receiver.requests == []
             safe.set()
-            await wait_until(receiver.spans, 10, what="the span was sent")
+            await wait_until(receiver.spans, 30, what="the span was sent")
             await its.finish(5.0)
 
 

@@ -850,9 +850,9 @@ class TestBounds:
         kernel.awake.clear()
         assert failure(await port_peers.read()) is Reason.TIMEOUT
         before = time.monotonic()
-        for _ in range(3):
+        for _ in range(30):
             assert failure(await port_peers.read()) is Reason.TIMEOUT
-        assert time.monotonic() - before < 0.4
+        assert time.monotonic() - before < 30 * 0.4 / 2
         assert kernel.opened == 2
         kernel.awake.set()
         await wait_until(lambda: same(port_peers, SEEN), what="it goes on after the hang")
@@ -915,7 +915,7 @@ class TestThePoll:
 
         class LastOfAll(PortPeers):
             async def read(self) -> tuple[SocketFacts | None, Failure | None]:
-                await asyncio.wait_for(others.wait(), 5)
+                await asyncio.wait_for(others.wait(), 30)
                 return SocketFacts({}), None
 
         class Redis:

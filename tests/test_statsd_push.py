@@ -576,7 +576,7 @@ class TestNames:
             await life.flush()
             return life.server.counter("faktory_job_duration_seconds_count") == 3
 
-        await wait_until(arrived, 10, what="its answer is used though it came late")
+        await wait_until(arrived, 30, what="its answer is used though it came late")
 
     async def test_a_look_up_that_fails_when_nobody_asks_any_more_is_not_complained_about(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -587,7 +587,7 @@ class TestNames:
         life = named_life(names)
         await life.flush(counting(1))
         names.hangs.set()
-        await wait_until(lambda: all(it.name != "statsd name" for it in threading.enumerate()), 10)
+        await wait_until(lambda: all(it.name != "statsd name" for it in threading.enumerate()), 30)
         await asyncio.sleep(0)
         del life, names  # the error it raised leads to all of it
         gc.collect()
@@ -779,7 +779,7 @@ class TestPace:
 
         life.push.flush = flush  # type: ignore[method-assign]
         task = asyncio.create_task(life.push.run())
-        await wait_until(lambda: len(begun) >= 3, 10, what="three flushes")
+        await wait_until(lambda: len(begun) >= 3, 30, what="three flushes")
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -817,7 +817,7 @@ class TestAtTheEnd:
         """Run it until something has begun, end it, and return the seconds that this took."""
         async with asyncio.TaskGroup() as tasks:
             push.start(tasks)
-            await wait_until(begun, 10, every=0.002, what="it has begun")
+            await wait_until(begun, 30, every=0.002, what="it has begun")
             started = time.monotonic()
             await push.finish(deadline)
             return time.monotonic() - started

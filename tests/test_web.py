@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
-import html
 import json
 import re
 import socket
@@ -20,11 +20,14 @@ from aiohttp import web
 
 from exporter.model import CRASH_KINDS, Frame, Incident, IncidentKind, LogEvent, ProcessVerdict, Snapshot
 from exporter.outputs.prometheus import OPENMETRICS_TYPE, TEXT_TYPE, Exposition
+from exporter.status.book import StatusBook
+from exporter.status.document import Status
+from exporter.web import door
 from exporter.web import incidents as web_incidents
 from exporter.web import server as web_server
 from exporter.web.address import Address, ListenError, parse_address
-from exporter.web.landing import landing_page
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
+from exporter.web.page import CONTENT_SECURITY_POLICY
 from exporter.web.server import WebServer, start_web
 from tests.snapshots import HOSTILE, empty, full
 
@@ -142,10 +145,13 @@ def test_what_is_no_address_is_refused_by_the_name_of_its_flag(text: str) -> Non
 class Running:
     """A web server on a free port, what it serves, and a client of it."""
 
-    def __init__(self, server: WebServer, exposition: Exposition, servers: dict[str, Snapshot | None]) -> None:
+    def __init__(
+        self, server: WebServer, exposition: Exposition, servers: dict[str, Snapshot | None], book: StatusBook
+    ) -> None:
         self.server = server
         self.exposition = exposition
         self.servers = servers
+        self.book = book
 
     @property
     def url(self) -> str:
@@ -157,8 +163,9 @@ async def running() -> AsyncIterator[Running]:
     exposition = Exposition("1.2.3")
     servers: dict[str, Snapshot | None] = {"faktory": full()}
     exposition.update(full())
-    server = await start_web(Address("127.0.0.1", 0), exposition, lambda: servers, clock=lambda: 101.5)
-    yield Running(server, exposition, servers)
+    book = StatusBook(lambda: servers, version="1.2.3", clock=lambda: 101.5)
+    server = await start_web(Address("127.0.0.1", 0), exposition, lambda: servers, book=book, clock=lambda: 101.5)
+    yield Running(server, exposition, servers, book)
     await server.close()
 
 
@@ -361,76 +368,112 @@ class TestIncidents:
                 assert (response.status, response.headers["Retry-After"]) == (503, "1")
 
 
-class TestLandingPage:
-    async def test_it_is_served_with_a_strict_policy(self, running: Running, client: aiohttp.ClientSession) -> None:
+class TestStatus:
+    async def test_the_page_is_served_with_its_own_strict_policy(
+        self, running: Running, client: aiohttp.ClientSession
+    ) -> None:
         async with client.get(f"{running.url}/") as response:
-            page = await response.text()
-        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-        assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+            body = await response.text()
+        assert (response.status, response.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert response.headers.getall("Content-Security-Policy") == [CONTENT_SECURITY_POLICY]
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-        assert '<th scope="row">faktory</th><td>up</td>' in page
+        assert body.startswith("<!DOCTYPE html>")
+        assert "faktory" in body
 
-    def test_each_state_is_told_in_words(self) -> None:
-        page = landing_page("1.2.3", {"a": full("a"), "b": empty("b"), "c": None})
-        assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', page) == [
-            ("a", "up"),
-            ("b", "down"),
-            ("c", "not polled yet"),
-        ]
-
-    @staticmethod
-    def crash_told(snapshot: Snapshot | None) -> str:
-        (told,) = re.findall(r"<td>[^<]*</td><td>(.*?)</td></tr>", landing_page("1.2.3", {"a": snapshot}))
-        return str(told)
-
-    def test_the_last_crash_is_told_with_where_when_and_what_is_known_of_it(self) -> None:
-        when = '<time datetime="2025-11-21T06:08:52.600Z">2025-11-21T06:08:52.600Z</time>'
-        assert self.crash_told(with_incidents("a", CRASH)) == (
-            f"concurrent-map in <code>webui.busyWorkers</code>, {when}<p>Do not poll /busy.</p>"
-        )
-
-    def test_of_a_crash_without_a_word_its_class_and_time_are_told(self) -> None:
-        killed = Incident(kind=IncidentKind.KILLED, message="killed by SIGKILL", at=0.0)
-        at = "1970-01-01T00:00:00.000Z"
-        assert self.crash_told(with_incidents("a", killed)) == f'killed, <time datetime="{at}">{at}</time>'
-
-    def test_the_newest_crash_counts_and_what_was_survived_does_not(self) -> None:
-        older = Incident(kind=IncidentKind.DEADLOCK, message="all goroutines are asleep", at=1.0)
-        assert self.crash_told(with_incidents("a", older, CRASH, RACE)).startswith("concurrent-map in ")
-        assert self.crash_told(with_incidents("a", RACE)) == "none seen"
-
-    def test_no_crash_is_not_the_same_as_nobody_looking(self) -> None:
-        assert self.crash_told(with_incidents("a")) == "none seen"
-        assert self.crash_told(msgspec.structs.replace(full("a"), process=None)) == "not known: its output is not read"
-        assert self.crash_told(None) == "not known yet"
-
-    def test_what_a_crash_printed_is_escaped(self) -> None:
-        hostile = msgspec.structs.replace(CRASH, frames=(Frame(f"<script>{HOSTILE}"),), hint="<b>" + HOSTILE)
-        page = landing_page("1", {"a": with_incidents("a", hostile)})
-        assert "<script" not in page
-        assert "<b>" not in page
-        assert html.escape(HOSTILE) in page
-
-    def test_names_are_escaped(self) -> None:
-        name = f"<script>alert('x')</script>&\"{HOSTILE}"
-        page = landing_page("<1>", {name: None})
-        assert "<script" not in page
-        assert html.escape(name) in page
-        assert "Version &lt;1&gt;" in page
-
-    def test_nothing_comes_from_elsewhere(self) -> None:
-        assert re.findall(r"(?:https?:)?//|src=|url\(", landing_page("1", {"a": full()})) == []
-
-    async def test_every_link_leads_somewhere(self, running: Running, client: aiohttp.ClientSession) -> None:
-        for link in re.findall(r'href="(.*?)"', landing_page("1", {})):
+    async def test_every_link_of_the_page_leads_somewhere(
+        self, running: Running, client: aiohttp.ClientSession
+    ) -> None:
+        async with client.get(f"{running.url}/") as response:
+            links = re.findall(r'href="([^"#:]+)"', await response.text())
+        assert {"metrics", "api/v1/status"} <= set(links)
+        for link in links:
             async with client.get(f"{running.url}/{link}") as response:
                 assert response.status == 200
 
-    async def test_errors_carry_the_policy_too(self, running: Running, client: aiohttp.ClientSession) -> None:
+    async def test_the_page_may_show_one_server_alone(self, running: Running, client: aiohttp.ClientSession) -> None:
+        running.servers["other"] = full("other")
+        pages = {}
+        for query in ("", "?server=other", "?server=nobody"):
+            async with client.get(f"{running.url}/{query}") as response:
+                pages[query] = await response.text()
+        assert "All 2 servers" in pages["?server=other"]
+        assert "All 2 servers" not in pages[""] + pages["?server=nobody"]
+
+    async def test_names_on_the_page_are_text(self, running: Running, client: aiohttp.ClientSession) -> None:
+        name = "<script>alert('x')</script>&\""
+        running.servers[name] = full(name)
+        async with client.get(f"{running.url}/") as response:
+            body = await response.text()
+        assert "<script>alert" not in body
+        assert "&lt;script&gt;alert(" in body
+
+    async def test_the_page_is_made_once_for_all_who_ask_in_a_second(
+        self, running: Running, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads: list[str] = []
+
+        def page(*_: object) -> str:
+            threads.append(threading.current_thread().name)
+            return "made"
+
+        monkeypatch.setattr("exporter.web.page.page", page)
+        for _ in range(5):
+            async with client.get(f"{running.url}/") as response:
+                assert await response.text() == "made"
+        assert threads == ["web_0"]
+
+    async def test_the_same_is_told_as_json(self, running: Running, client: aiohttp.ClientSession) -> None:
+        async with client.get(f"{running.url}/api/v1/status") as response:
+            assert (response.status, response.headers["Content-Type"]) == (200, "application/json; charset=utf-8")
+            status = msgspec.json.decode(await response.read(), type=Status)
+        assert [server.name for server in status.servers] == ["faktory"]
+        assert status.version == "1.2.3"
+
+    async def test_news_come_by_themselves(self, running: Running, client: aiohttp.ClientSession) -> None:
+        async with client.get(f"{running.url}/api/v1/events") as response:
+            assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+            assert await response.content.readuntil(b"\n\n") == b"retry: 2000\n\n"
+            assert b"event: live\n" in await response.content.readuntil(b"\n\n")
+            running.book.update(empty())
+            assert b"event: live\n" in await response.content.readuntil(b"\n\n")
+
+    async def test_closing_ends_open_pages_in_good_order(self, running: Running, client: aiohttp.ClientSession) -> None:
+        async with client.get(f"{running.url}/api/v1/events") as response:
+            await response.content.readuntil(b"\n\n")
+            closing = asyncio.create_task(running.server.close())
+            # Up to the end of the body: a stream that is cut raises ClientPayloadError.
+            await asyncio.wait_for(response.content.read(), 20)
+            await asyncio.wait_for(closing, 20)
+
+    @pytest.mark.parametrize("path", ["/", "/api/v1/status", "/api/v1/incidents", "/metrics"])
+    async def test_slow_readers_are_bounded_by_all_paths_together(
+        self, large: Running, client: aiohttp.ClientSession, path: str
+    ) -> None:
+        with slow_readers(large, web_server.MAX_SCRAPES):
+            await until(lambda: large.server._scrapes == web_server.MAX_SCRAPES)
+            async with client.get(large.url + path) as response:
+                assert (response.status, response.headers["Retry-After"]) == (503, "1")
+
+    async def test_errors_carry_a_policy_too(self, running: Running, client: aiohttp.ClientSession) -> None:
         async with client.get(f"{running.url}/nothing/../../etc/passwd") as response:
             assert response.status == 404
+        assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Server"] == "forewarn"
+
+    async def test_what_is_no_request_is_answered_with_a_policy_and_without_its_words(self, running: Running) -> None:
+        answer = await exchange(running.server.port, "opensesame\r\n\r\n")
+        assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
+        assert b"Content-Security-Policy: default-src 'none'; " in answer
+        assert b"opensesame" not in answer
+
+    async def test_without_a_book_there_is_no_page(self, client: aiohttp.ClientSession) -> None:
+        server = await start_web(Address("127.0.0.1", 0), Exposition("0"), dict)
+        try:
+            async with client.get(f"http://127.0.0.1:{server.port}/") as response:
+                assert response.status == 404
+        finally:
+            await server.close()
 
 
 class TestListening:
@@ -581,6 +624,39 @@ class TestBounds:
         for writer in (one, two):
             writer.close()
             await writer.wait_closed()
+
+    async def test_more_than_can_be_told_so_are_closed(self, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(web_server, "MAX_CONNECTIONS", 0)
+        monkeypatch.setattr(web_server, "MAX_REFUSALS", 1)
+        monkeypatch.setattr(web_server, "GRACE_SECONDS", 60.0)
+        first, writer = await asyncio.open_connection("127.0.0.1", running.server.port)
+        assert (await asyncio.wait_for(first.readline(), 20)).startswith(b"HTTP/1.1 503 ")
+        assert len(running.server._refusals) == 1
+        assert await exchange(running.server.port, "") == b""
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: not running.server._refusals)
+
+    async def test_where_files_run_out_connections_wait_and_that_is_told_once(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        accept, refused = loop.sock_accept, 0
+
+        async def sock_accept(listener: socket.socket) -> object:
+            nonlocal refused
+            if refused < 3:
+                refused += 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return await accept(listener)
+
+        monkeypatch.setattr(door, "REST_SECONDS", 0.01)
+        monkeypatch.setattr(loop, "sock_accept", sock_accept)
+        for _ in range(3):
+            answer = await exchange(running.server.port, "GET /-/healthy HTTP/1.0\r\n\r\n")
+            assert answer.endswith(b"healthy: the sidecar runs\n")
+        assert refused == 3
+        assert [record.message for record in caplog.records] == ["connections cannot be accepted: they wait"]
 
     async def test_closing_takes_less_than_two_seconds_even_with_slow_readers(self, large: Running) -> None:
         with slow_readers(large, 5):

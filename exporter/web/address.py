@@ -60,8 +60,11 @@ def why(error: OSError, flag: str, *, every: str) -> str:
     return f"{error.strerror or error}: choose another address with {flag}"
 
 
-def bind_everywhere(port: int) -> socket.socket:
-    """Return one socket that takes IPv4 and IPv6 connections to every address of this machine."""
+def bind_everywhere(port: int, *, shared: bool = False) -> socket.socket:
+    """Return one socket that takes IPv4 and IPv6 connections to every address of this machine.
+
+    ``shared``: others of this user's may have the port too, where they allow that.
+    """
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, reuse_port=shared)
+    return socket.create_server(("", port), reuse_port=shared)

@@ -18,11 +18,6 @@ def newest_incidents(servers: Mapping[str, Snapshot | None]) -> dict[str, object
     return {"incidents": [{"server": name} | as_object(incident) for name, incident in found[:MAX_INCIDENTS]]}
 
 
-def last_crash(snapshot: Snapshot) -> Incident | None:
-    """Return the newest crash of a server; ``None`` where none is known."""
-    return next((incident for incident in _known(snapshot) if incident.crash), None)
-
-
 def _known(snapshot: Snapshot | None) -> tuple[Incident, ...]:
     """Return the incidents of one server, newest first."""
     if snapshot is None or snapshot.process is None:

@@ -34,6 +34,7 @@ LEFT_OUT: Final = Panel(panels.SELF, 111)
 LAST_PACKET: Final = Panel(panels.SELF, 112)
 PUSHED_LINES: Final = Panel(panels.SELF, 113)
 LOG_READ: Final = Panel(panels.SELF, 114)
+SETTINGS_AGE: Final = Panel(panels.SELF, 115)
 
 _NAMESPACE: Final = "the server does not listen in the network namespace of Forewarn"
 _YOUNG: Final = "Prometheus has not watched for as long as the alert looks back"

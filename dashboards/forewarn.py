@@ -15,6 +15,7 @@ from dashboards.declared import (
     PUSH_FAILURES,
     PUSHED,
     PUSHED_LINES,
+    SETTINGS_AGE,
     TRACED,
 )
 from dashboards.links import row_address
@@ -44,6 +45,7 @@ def dashboard(settings: RuleSettings) -> Dashboard:
         _heard(settings),
         _pushes(settings),
         _statsd_pushes(settings),
+        _configuration(settings),
         _process(settings),
     )
 
@@ -411,6 +413,41 @@ def _statsd_pushes(settings: RuleSettings) -> Row:
                 size=(12, 8),
                 steps=above((failing.flushes, failing.severity)),
                 whole=True,
+            ),
+        ],
+    )
+
+
+def _configuration(settings: RuleSettings) -> Row:
+    see, make = Select(settings.selector), Panels(settings)
+    failed = settings.alerts.forewarn_config_reload_failed
+    in_use = see.own("forewarn_config_last_reload_success_timestamp_seconds")
+    return Row(
+        "Is its configuration in use?",
+        [
+            make.timeline(
+                panels.CONFIGURATION,
+                "Newest configuration",
+                """
+                Whether what was read last is in use: the settings, and the web configuration file where one is named.
+                While it is refused Forewarn goes on with what it had before. Its log tells each mistake and how to
+                mend it.
+                """,
+                Query(expr=see.own("forewarn_config_last_reload_successful"), legend=f"{{{{file}}}}, {_INSTANCE}"),
+                values={0: ("refused", "red"), 1: ("in use", "green")},
+                steps=below(1, failed.severity),
+                size=(12, 8),
+            ),
+            make.graph(
+                SETTINGS_AGE,
+                "Age of the settings",
+                """
+                How long ago the settings in use were read, at the start or by a reload. A drop is a reload that worked.
+                If it goes on rising after a reload, that one was refused: see the panel beside it.
+                """,
+                Query(expr=f"time() - {in_use}", legend=_INSTANCE),
+                unit=Seconds,
+                size=(12, 8),
             ),
         ],
     )

@@ -778,6 +778,27 @@ STATSD_PUSH_FAILURES = Metric(
     labels=("reason",),
 )
 
+_CONFIG = "Configuration"
+CONFIG_SUCCESSFUL = Metric(
+    name="forewarn_config_last_reload_successful",
+    group=_CONFIG,
+    meaning=(
+        "Whether what was read last is in use (1), or the configuration before it is kept (0): the settings, and the "
+        "web configuration file where one is named."
+    ),
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    labels=("file",),
+)
+CONFIG_SUCCESS_TIME = Metric(
+    name="forewarn_config_last_reload_success_timestamp_seconds",
+    group=_CONFIG,
+    meaning="When the settings in use were read, in Unix time by Forewarn's clock.",
+    source=Source.FOREWARN,
+    fresh=Fresh.SCRAPE,
+    unit="seconds",
+)
+
 
 def _process(name: str, meaning: str, kind: Kind = Kind.GAUGE, unit: str = "") -> Metric:
     return Metric(
@@ -874,11 +895,15 @@ OTLP_METRICS: tuple[Metric, ...] = (OTLP_ITEMS, OTLP_FAILURES, OTLP_WAITING)
 STATSD_PUSH_METRICS: tuple[Metric, ...] = (STATSD_PUSHED, STATSD_PUSH_FAILURES)
 """Likewise of its flushes to a StatsD server."""
 
+CONFIG_METRICS: tuple[Metric, ...] = (CONFIG_SUCCESSFUL, CONFIG_SUCCESS_TIME)
+"""What the sidecar tells of its own configuration; no ``server`` label."""
+
 METRICS: tuple[Metric, ...] = (
     *SNAPSHOT_METRICS,
     SNAPSHOT_AGE,
     BUILD_INFO,
     *PROCESS_METRICS,
+    *CONFIG_METRICS,
     *OTLP_METRICS,
     *STATSD_PUSH_METRICS,
 )
@@ -1165,7 +1190,7 @@ def document(system: str) -> str:
         for metric in METRICS:
             if metric.group != group:
                 continue
-            labels = metric.labels if group in {_PROCESS, _OTLP, _PUSH} else ("server", *metric.labels)
+            labels = metric.labels if group in {_PROCESS, _CONFIG, _OTLP, _PUSH} else ("server", *metric.labels)
             cells = (
                 f"`{metric.full_name(system)}`",
                 metric.kind,

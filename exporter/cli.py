@@ -8,14 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from exporter.flags import Given, with_flags
-
-if TYPE_CHECKING:
-    from exporter.web.address import Address
 
 app = typer.Typer(
     add_completion=False,
@@ -46,7 +43,7 @@ def forewarn(
 @app.command()
 @with_flags
 def run(flags: Given) -> None:
-    """Watch the configured servers and serve their metrics until stopped.
+    """Watch the configured servers and serve their metrics until stopped. SIGHUP has the settings read anew.
 
     Every flag has an environment variable: FOREWARN_ and the flag's name in capitals, with _ for . and -
     (FOREWARN_WEB_LISTEN_ADDRESS), and : between several values of one that may be repeated. Faktory's own FAKTORY_URL,
@@ -54,6 +51,9 @@ def run(flags: Given) -> None:
     OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER, OTEL_METRIC_EXPORT_INTERVAL and OTEL_SDK_DISABLED.
     Durations are written like 500ms, 5s, 1m30s or 1h.
     """
+    from exporter.hangups import Hangups
+
+    hangups = Hangups()
     from exporter.settings import SettingsError, load
 
     try:
@@ -63,11 +63,14 @@ def run(flags: Given) -> None:
     from exporter.logs import setup
 
     setup(settings.log_format, settings.log_level, sys.stderr)
+    from exporter.reload import reading
     from exporter.sidecar import run as run_sidecar
     from exporter.web.address import ListenError
 
     try:
-        status = run_sidecar(settings)
+        status = run_sidecar(settings, read=lambda: reading(load(flags, os.environ)), hangups=hangups)
+    except SettingsError as error:
+        _refuse(error.problems)
     except ListenError as error:
         _fail(str(error))
     raise typer.Exit(status)
@@ -119,6 +122,64 @@ def supervise(
 
 
 @app.command()
+@with_flags
+def check(
+    flags: Given,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the findings as JSON instead of a table.")] = False,
+) -> None:
+    """Try everything that the settings name, and tell what works, what does not, and how to mend it.
+
+    The flags are those of `forewarn run`, with the same environment
+    variables: put `check` in the place of `run`. The exit status is 0
+    where all that is needed works, 1 where something needed does not,
+    and 2 where the settings are wrong.
+    """
+    from exporter.check.command import main
+
+    raise typer.Exit(main(flags, os.environ, sys.stdout, sys.stderr, as_json=as_json))
+
+
+@app.command()
+def top(
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="The Forewarn that is asked.")
+    ] = "http://127.0.0.1:9386",
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="Who asks, where it wants to know.", show_default=False)
+    ] = None,
+    password_file: Annotated[
+        Path | None,
+        typer.Option("--password-file", metavar="FILE", help="Holds the user's password, alone.", show_default=False),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            metavar="FILE",
+            help="PEM certificates to trust for https://. Default: the system's",
+            show_default=False,
+        ),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print the status once and exit.")] = False,
+) -> None:
+    """Show the status page of a running Forewarn in the terminal.
+
+    For each server the four signals with their level and last hour, the
+    oldest busy jobs, orphans, throttles, what happened, and what Forewarn
+    cannot see: the worst first, as much as fits. q or Ctrl-C ends it.
+    Into a pipe it is printed once, as plain text, like with --once.
+
+    forewarn top --url https://forewarn.example.com --user me --password-file ~/.forewarn-password
+
+    The exit status is 0, 1 where no status could be had, and 2 where the
+    command line is wrong.
+    """
+    from exporter.top import main
+
+    raise typer.Exit(main(url, user=user, password_file=password_file, ca_file=ca_file, once=once))
+
+
+@app.command()
 def postmortem(
     files: Annotated[
         list[str] | None,
@@ -160,26 +221,35 @@ def postmortem(
 def demo(
     web_listen_address: Annotated[
         str,
-        typer.Option("--web.listen-address", metavar="HOST:PORT", help="Where to serve /metrics."),
+        typer.Option("--web.listen-address", metavar="HOST:PORT", help="Where to serve the status page and /metrics."),
     ] = "127.0.0.1:9386",
+    server: Annotated[
+        str,
+        typer.Option(
+            "--server",
+            metavar="WHICH",
+            help="What it runs on: real, the faktory program of the PATH; stand-in, the embedded one; or auto, the"
+            " real one where faktory and redis-server are on the PATH.",
+        ),
+    ] = "auto",
 ) -> None:
-    """Show everything: the sidecar beside an embedded server, whose workers crash now and then."""
-    from exporter.demo.story import StoryError
-    from exporter.logs import setup
+    """Show everything: the sidecar beside a server of its own, and what it catches.
+
+    In about three minutes a worker is killed, a job nearly outlives its
+    reservation, a throttle fills, connections leak and a queue backs
+    up, and all of it is mended. The terminal tells what is done and
+    after how many seconds it was caught.
+    """
+    from exporter.demo.command import main
     from exporter.web.address import ListenError, parse_address
 
+    if server not in ("auto", "real", "stand-in"):
+        _refuse([f"--server {server}: there is no such choice; write auto, real or stand-in"])
     try:
         address = parse_address(web_listen_address)
     except ListenError as error:
         _refuse([str(error)])
-    setup("text", "info", sys.stderr)
-    from exporter.sidecar import run_loop
-
-    try:
-        status = run_loop(_play(address))
-    except (ListenError, StoryError) as error:
-        _fail(str(error))
-    raise typer.Exit(status)
+    raise typer.Exit(main(address, server))
 
 
 @app.command()
@@ -227,23 +297,6 @@ def rules(
     typer.echo(render(used, chosen), nl=False)
     if examples := still_examples(used):
         typer.echo(f"forewarn: {' and '.join(examples)} are examples: set them in --settings FILE", err=True)
-
-
-async def _play(address: Address) -> int:
-    from exporter.demo.story import stand_in_with_workers
-    from exporter.secret import Secret
-    from exporter.settings import ServerSettings, Settings
-    from exporter.sidecar import run_until_signalled
-
-    async with stand_in_with_workers() as server:
-        watched = ServerSettings(
-            name="demo",
-            url=Secret(server.url),
-            web_url=server.web_url,
-            redis_url=Secret(server.redis_url),
-            config_dir=server.config_dir,
-        )
-        return await run_until_signalled(Settings(servers=(watched,), web_listen_address=address))
 
 
 def main() -> None:

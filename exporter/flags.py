@@ -33,6 +33,8 @@ class Flag(NamedTuple):
     panel: str
     """The part of the help that it stands in."""
     repeatable: bool = False
+    switch: bool = False
+    """Whether it has no value: given, it is ``true``."""
 
     @property
     def parameter(self) -> str:
@@ -55,6 +57,32 @@ TABLE: Final = (
         "web.listen-address",
         "HOST:PORT",
         "Where to serve /metrics. No HOST: every address of this machine. Default: 127.0.0.1:9386",
+        SIDECAR,
+    ),
+    Flag(
+        "web.config.file",
+        "FILE",
+        "TLS, client certificates, passwords and headers, as Prometheus's exporters write them. Default: plain HTTP "
+        "for everybody",
+        SIDECAR,
+    ),
+    Flag(
+        "web.enable-lifecycle",
+        "",
+        "Let POST /-/reload read the settings anew, as SIGHUP does. Default: SIGHUP alone",
+        SIDECAR,
+        switch=True,
+    ),
+    Flag(
+        "web.runbooks-url",
+        "URL",
+        "Where the pages of docs/runbooks are to be read: the status page links them. Default: no links",
+        SIDECAR,
+    ),
+    Flag(
+        "web.dashboards-url",
+        "URL",
+        "The Grafana that has the dashboards: the status page links them. Default: no links",
         SIDECAR,
     ),
     Flag(
@@ -217,7 +245,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     shared = [_parameter(flag) for flag in TABLE]
 
     def with_all(**given: object) -> None:
-        flags = {flag.name: given.pop(flag.parameter) for flag in TABLE}
+        flags = {flag.name: _text(given.pop(flag.parameter)) for flag in TABLE}
         command(**given, flags=flags)
 
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
@@ -228,9 +256,18 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return with_all
 
 
+def _text(given: object) -> object:
+    return "true" if given is True else given
+
+
 def _parameter(flag: Flag) -> inspect.Parameter:
     option = typer.Option(
-        None, f"--{flag.name}", metavar=flag.metavar, help=flag.text, rich_help_panel=flag.panel, show_default=False
+        None,
+        f"--{flag.name}",
+        metavar=flag.metavar or None,
+        help=flag.text,
+        rich_help_panel=flag.panel,
+        show_default=False,
     )
-    kind = list[str] | None if flag.repeatable else str | None
+    kind = list[str] | None if flag.repeatable else bool | None if flag.switch else str | None
     return inspect.Parameter(flag.parameter, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)

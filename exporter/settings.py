@@ -66,6 +66,10 @@ GLOBAL_FLAGS: Final[Mapping[str, str]] = {
     "log.format": "log.format",
     "log.level": "log.level",
     "web.listen-address": "web.listen_address",
+    "web.config.file": "web.config_file",
+    "web.enable-lifecycle": "web.enable_lifecycle",
+    "web.runbooks-url": "web.runbooks_url",
+    "web.dashboards-url": "web.dashboards_url",
     "max-label-values": "max_label_values",
     "otlp.endpoint": "otlp.endpoint",
     "otlp.headers-file": "otlp.headers_file",
@@ -113,6 +117,7 @@ _TABLES: Final = ("log", "web", "otlp", "traces", "statsd")
 _INTEGER_KEYS: Final = frozenset({"max_label_values", "connections_limit"})
 _NUMBER_KEYS: Final = frozenset({"traces.slow_seconds", "traces.ratio", "traces.per_second", "traces.poll_ratio"})
 _LIST_KEYS: Final = frozenset({"log_files", "log_journals"})
+_SWITCH_KEYS: Final = frozenset({"web.enable_lifecycle"})
 _SERVER_KEYS: Final = ("name", "system", *SERVER_FLAGS.values())
 
 _SERVICE_LINK: Final = re.compile(
@@ -224,6 +229,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
     web_listen_address: Address = WEB_LISTEN_ADDRESS
+    web_config_file: Path | None = None
+    """TLS, who may ask, and headers, in the format of Prometheus's exporter-toolkit."""
+    web_lifecycle: bool = False
+    """Whether ``POST /-/reload`` is answered."""
+    web_runbooks_url: str | None = None
+    web_dashboards_url: str | None = None
+    """Where the links of the status page lead; without a slash at the end. ``None``: nowhere."""
     max_label_values: int = 200
     otlp_traces: OtlpTarget | None = None
     """``None``: no traces."""
@@ -267,6 +279,7 @@ def load(
     fields = {key.replace(".", "_"): value for key, value in chosen.items()}
     fields |= _otlp(top, chosen, environ, problems)
     fields["traces"] = _choice(fields)
+    fields["web_lifecycle"] = chosen.get("web.enable_lifecycle", False)
     described = _described(given, file)
     servers = _servers(described, environ, problems)
     _check_statsd(described, servers, top, fields, problems)
@@ -450,12 +463,12 @@ def _typed(
             problems.append(f"{place}: it belongs to a server; write {of_server} into its [[servers]]")
         elif key not in known:
             problems.append(f"{place}: there is no such key{_nearest(key, known)}")
-        elif not isinstance(value, wanted) or isinstance(value, bool):
+        elif not isinstance(value, wanted) or isinstance(value, bool) is not (wanted is bool):
             problems.append(f"{place}: it is {_kind(value)}; {fix}")
         elif isinstance(value, list) and (others := [it for it in value if not isinstance(it, str)]):
             problems.append(f"{place}: there is {_kind(others[0])} in it; {fix}")
         else:
-            one = tuple(value) if isinstance(value, list) else value
+            one = tuple(value) if isinstance(value, list) else _switched(value) if isinstance(value, bool) else value
             found[key] = _Given(cast("str | int | float | tuple[str, ...]", one), place, _FILE, path.parent)
     return found
 
@@ -466,6 +479,8 @@ def _wanted(key: str) -> tuple[type | tuple[type, ...], str]:
         return int, "write a whole number without quotes"
     if key in _NUMBER_KEYS:
         return (int, float), "write a number without quotes"
+    if key in _SWITCH_KEYS:
+        return bool, "write true or false without quotes"
     if key in _LIST_KEYS:
         return (list, str), f'write a list of texts in quotes, such as {key} = ["one", "another"]'
     return str, "write a text in quotes"
@@ -538,6 +553,26 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[_Given], str]:
     return parse
 
 
+def _switched(on: bool) -> str:
+    return "true" if on else "false"
+
+
+def _switch(given: _Given) -> bool:
+    return _one_of(("true", "false"))(given) == "true"
+
+
+def _link_url(example: str) -> Callable[[_Given], str]:
+    def parse(given: _Given) -> str:
+        return _http_url(
+            _text(given),
+            f"write {example}",
+            "leave them out: everybody who opens the status page would see them",
+            "the names of the pages are written behind it",
+        ).rstrip("/")
+
+    return parse
+
+
 def _listen_address(given: _Given) -> Address:
     try:
         return parse_address(_text(given))
@@ -582,13 +617,23 @@ def _ca_file(given: _Given) -> Path:
 
 
 def _otlp_url(given: _Given) -> str:
-    text = _text(given)
-    hint = "write http://host:4318 or https://host:4318"
+    return _http_url(
+        _text(given),
+        "write http://host:4318 or https://host:4318",
+        "put them into a header, such as authorization, by --otlp.headers-file or OTEL_EXPORTER_OTLP_HEADERS",
+        "put a key or token into a header",
+    )
+
+
+def _http_url(text: str, hint: str, on_password: str, on_query: str) -> str:
+    """Return ``text``, which must be a URL that something can be written behind.
+
+    Raises:
+        ValueError: It is not one. The text never repeats the URL; ``hint`` tells how to write it, ``on_password`` what
+            is wrong with a name or password in it, ``on_query`` why nothing can follow its path.
+    """
     if "@" in text:
-        raise ValueError(
-            "the URL carries a name or password; put them into a header, such as authorization, by --otlp.headers-file"
-            " or OTEL_EXPORTER_OTLP_HEADERS"
-        )
+        raise ValueError(f"the URL carries a name or password; {on_password}")
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -600,7 +645,7 @@ def _otlp_url(given: _Given) -> str:
     if not parts.hostname or port == 0 or not text.isprintable() or " " in text:
         raise ValueError(f"the URL names no host and port that can be reached; {hint}")
     if "?" in text or "#" in text:
-        raise ValueError(f"the URL goes on with ? or #; {hint}, and put a key or token into a header")
+        raise ValueError(f"the URL goes on with ? or #; {hint}, and {on_query}")
     return text
 
 
@@ -754,6 +799,10 @@ _TOP_PARSERS: Final[Mapping[str, Callable[[_Given], Any]]] = {
     "log.format": _one_of(LOG_FORMATS),
     "log.level": _one_of(LOG_LEVELS),
     "web.listen_address": _listen_address,
+    "web.config_file": _path,
+    "web.enable_lifecycle": _switch,
+    "web.runbooks_url": _link_url("https://host/path, where the pages of docs/runbooks are to be read"),
+    "web.dashboards_url": _link_url("https://grafana.example.com, the Grafana that has the dashboards"),
     "max_label_values": _integer(1, MAX_LABEL_VALUES),
     "otlp.endpoint": _otlp_url,
     "otlp.headers_file": _headers_file,

@@ -86,16 +86,53 @@ class Watch:
         self._clock = clock
         self._tell = tell
         self._untold: tuple[Told, ...] = ()
+        self._changes: list[Callable[[Signals], None]] = []
+        self._last: tuple[float, float] | None = None
         self._broken = False
         self._polling = asyncio.Lock()
 
+    @property
+    def source(self) -> Source:
+        """Where the server's state is learned now."""
+        return self._source
+
+    @property
+    def polling(self) -> bool:
+        """Whether a poll is under way."""
+        return self._polling.locked()
+
     async def run(self) -> None:
-        """Poll at every interval until cancelled. The server rests at least half an interval between two polls."""
+        """Poll at every interval until cancelled. The server rests at least half an interval between two polls.
+
+        May be run again after that: the rest is kept.
+        """
         while True:
-            started = self._clock()
+            if self._last is not None:
+                started, ended = self._last
+                due = max(started + self._interval, ended + self._interval / 2)
+                await asyncio.sleep(max(0.0, due - self._clock()))
             async with self._polling:
                 await self._poll_guarded()
-            await asyncio.sleep(max(self._interval / 2, started + self._interval - self._clock()))
+
+    def set_interval(self, seconds: float) -> None:
+        """Count from the last poll on by another interval. A rest that is under way is not cut short by it."""
+        self._interval = seconds
+
+    def change(self, how: Callable[[Signals], None]) -> None:
+        """Change something of the signals before the next poll, in the executor."""
+        self._changes.append(how)
+
+    async def renew(self, source: Source, *, elsewhere: bool = False) -> None:
+        """Go on with another source, and part politely from the one before. To be called while nobody polls.
+
+        ``elsewhere``: it is another server's. What is known stays until the next poll, which is due at once.
+        """
+        before, self._source = self._source, source
+        if elsewhere:
+            loop = asyncio.get_running_loop()
+            self._signals = await loop.run_in_executor(self._executor, self._signals.elsewhere)
+        self._last = None
+        await before.close()
 
     async def finish(self, deadline: float) -> None:
         """Poll once more, after the poll that may be on its way, within ``deadline`` seconds: the server has ended.
@@ -109,6 +146,8 @@ class Watch:
     async def poll(self) -> Snapshot:
         """Learn what is known now and publish it."""
         started = self._clock()
+        if self._changes:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._apply)
         observation = await self._source.observe()
         # The work below grows with the number of busy jobs: off the loop, so that no scrape waits for it.
         loop = asyncio.get_running_loop()
@@ -144,6 +183,11 @@ class Watch:
         """Part from the server politely."""
         await self._source.close()
 
+    def _apply(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            change(self._signals)
+
     def _conclude(
         self,
         pending: Pending,
@@ -176,6 +220,7 @@ class Watch:
 
     async def _poll_guarded(self) -> None:
         # A defect of ours in one poll must not end the watch: the snapshot's age tells that it stands still.
+        started = self._clock()
         try:
             await self.poll()
         except Exception:
@@ -184,6 +229,8 @@ class Watch:
             self._broken = True
         else:
             self._broken = False
+        finally:
+            self._last = (started, self._clock())
 
 
 def _told(snapshot: Snapshot) -> tuple[Told, ...]:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from exporter.catalogue import (
     BUILD_INFO,
+    CONFIG_METRICS,
     METRICS,
     OTLP_METRICS,
     PROCESS_METRICS,
@@ -218,7 +219,7 @@ def _selector(node: pp.VectorSelector, above: tuple[pp.Expr, ...]) -> Selector:
 
 def _families(metric: Metric, system: str) -> Iterator[tuple[str, Family]]:
     name = metric.full_name(system)
-    of_a_server = metric not in (BUILD_INFO, *PROCESS_METRICS, *OTLP_METRICS, *STATSD_PUSH_METRICS)
+    of_a_server = metric not in (BUILD_INFO, *PROCESS_METRICS, *CONFIG_METRICS, *OTLP_METRICS, *STATSD_PUSH_METRICS)
     labels = TARGET | set(metric.labels) | ({"server"} if of_a_server else set())
     counts = metric.kind in (Kind.COUNTER, Kind.HISTOGRAM)
     if metric.kind in (Kind.COUNTER, Kind.GAUGE):

@@ -74,7 +74,12 @@ RULES: Final = Path(__file__).parent.parent / "alerts" / "faktory.yml"
 
 SERVER: Final = {"job": "forewarn", "instance": "10.0.0.5:9386", "server": "orders"}
 PROCESS: Final = {"job": "forewarn", "instance": "10.0.0.5:9386"}
-OF_PROCESS: Final = ("up", "forewarn_build_info", "forewarn_statsd_push_failures_total")
+OF_PROCESS: Final = (
+    "up",
+    "forewarn_build_info",
+    "forewarn_statsd_push_failures_total",
+    "forewarn_config_last_reload_successful",
+)
 
 DEADLINE: Final = 60.0
 SHOWN: Final = 6000

@@ -9,6 +9,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from exporter.catalogue import (
+    CONFIG_SUCCESS_TIME,
+    CONFIG_SUCCESSFUL,
     OTLP_FAILURES,
     OTLP_ITEMS,
     OTLP_WAITING,
@@ -218,6 +220,8 @@ def exemplar(value: float, trace: str, *, at: float = NOW - 5) -> tuple[int, Exe
 def pushes() -> list[Column]:
     """What the sidecar tells of its pushes: a series of each metric."""
     return [
+        (CONFIG_SUCCESSFUL, [("settings",), ("web",)], [1, 0]),
+        (CONFIG_SUCCESS_TIME, [()], [12.5]),
         (OTLP_ITEMS, [("traces", "sent"), ("metrics", "dropped")], [5, 6]),
         (OTLP_FAILURES, [("traces", Reason.TIMEOUT.value)], [7]),
         (OTLP_WAITING, [()], [8]),

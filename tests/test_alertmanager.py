@@ -95,6 +95,7 @@ ALERTS: dict[str, dict[str, str]] = {
     "ForewarnStatsdLost/unread": WARNING | {"lost": "unread"},
     "ForewarnStatsdLost/unrelayed": WARNING | {"lost": "unrelayed"},
     "ForewarnStatsdPushFailing": WARNING,
+    "ForewarnConfigReloadFailed": WARNING | {"file": "settings"},
     "ForewarnWatchdog": {"severity": "none"},
 }
 """Every alert, in each form that makes a difference, with its labels beside those of :func:`labels_of`."""
@@ -104,6 +105,7 @@ NAMES = {form.partition("/")[0] for form in ALERTS}
 OF_NO_SERVER = {
     "ForewarnDown": ("cluster", "job", "instance"),
     "ForewarnStatsdPushFailing": ("cluster", "job", "instance"),
+    "ForewarnConfigReloadFailed": ("cluster", "job", "instance"),
     "ForewarnAbsent": ("cluster",),
     "ForewarnWatchdog": ("cluster",),
 }
@@ -163,7 +165,7 @@ SILENCES: dict[str, set[str]] = {
         OF_FAKTORY - OF_DEATHS
         | OF_ONE_FOREWARN
         | OF_STATSD
-        | {"ForewarnLogUnread", "ForewarnLabelOverflow", "ForewarnAbsent"}
+        | {"ForewarnLogUnread", "ForewarnLabelOverflow", "ForewarnConfigReloadFailed", "ForewarnAbsent"}
     ),
 }
 """What is silenced while another alert of the same thing fires. Nothing else is."""
@@ -210,6 +212,7 @@ RULES = [
     Silenced("ForewarnDown", "ForewarnLabelOverflow", ("cluster", "job", "instance")),
     Silenced("ForewarnDown", "ForewarnLogUnread", ("cluster", "job", "instance")),
     Silenced("ForewarnDown", "ForewarnStatsdPushFailing", ("cluster", "job", "instance")),
+    Silenced("ForewarnDown", "ForewarnConfigReloadFailed", ("cluster", "job", "instance")),
     Silenced("ForewarnDown", "ForewarnAbsent", ("cluster",)),
 ]
 """Each rule of the file once, with a target for each kind that it names; ``collector`` stands in a matcher."""

@@ -680,7 +680,9 @@ async def pushed(server: WatchedServer) -> None:
         assert (items(scrape, "metrics", "sent") or 0) > 100
         assert scrape.value("forewarn_otlp_waiting_spans") == 0
         failures = values(scrape, "forewarn_otlp_failures_total", "signal", "reason")
-        assert failures == {(signal, reason.value): 0 for signal in ("traces", "metrics") for reason in Reason}
+        # A push every second may come too late for itself where the machine is busy.
+        assert {it for it, count in failures.items() if count} <= {("metrics", "timeout")}
+        assert failures.keys() == {(signal, reason.value) for signal in ("traces", "metrics") for reason in Reason}
 
         receiver.answer = saying(503)
         jid = await held(wire, "Failing")
@@ -847,18 +849,7 @@ async def lost_by_statsd(server: WatchedServer) -> None:
             assert scrape.value("forewarn_statsd_relayed_packets_total") == len(ENTERPRISE)
             behind.start()
 
-            await told(forewarn, lambda it: (it.value("forewarn_snapshot_age_seconds") or 9) < 0.5, 15, "a poll ended")
-            many = b"".join(b"app.many:1|c|#n:%d\n" % number for number in range(SERIES))
-            await asyncio.to_thread(live_statsd.send_tcp, port, many)
-            kept = MAX_SERIES - MAX_SERIES // 10
-            scrape = await told(
-                forewarn,
-                lambda it: it.value("forewarn_statsd_packets_total", transport="tcp") == SERIES,
-                15,
-                "more series than are held",
-            )
-            assert scrape.value("forewarn_statsd_folded_total") == SERIES - kept
-            assert scrape.total("faktory_statsd_other_total", name="app.many") == SERIES
+            await more_series_than_are_held(forewarn, port)
 
             turned_away = 4
             crowd = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(MAX_CONNECTIONS)]
@@ -892,6 +883,28 @@ async def lost_by_statsd(server: WatchedServer) -> None:
             taken = (scrape.value("forewarn_statsd_packets_total", transport="udp") or 0) - before
             assert taken + (scrape.value("forewarn_statsd_dropped_packets_total", at="kernel") or 0) == sent
             assert scrape.total("faktory_statsd_other_total", name="app.full") == taken
+
+
+async def more_series_than_are_held(forewarn: Forewarn, port: int) -> None:
+    """Send more within one poll than is held; again where a poll came in between, as on a busy machine."""
+    folded = 0.0
+    for times in range(1, 4):
+        await told(forewarn, lambda it: (it.value("forewarn_snapshot_age_seconds") or 9) < 0.5, 30, "a poll ended")
+        fresh = range((times - 1) * SERIES, times * SERIES)
+        many = b"".join(b"app.many:1|c|#n:%d\n" % number for number in fresh)
+        await asyncio.to_thread(live_statsd.send_tcp, port, many)
+        sent = times * SERIES
+        scrape = await told(
+            forewarn,
+            lambda it, sent=sent: it.value("forewarn_statsd_packets_total", transport="tcp") == sent,  # type: ignore[misc]
+            30,
+            "more series than are held",
+        )
+        assert scrape.total("faktory_statsd_other_total", name="app.many") == sent
+        before, folded = folded, scrape.value("forewarn_statsd_folded_total") or 0
+        if folded - before == SERIES - (MAX_SERIES - MAX_SERIES // 10):
+            return
+    raise AssertionError(f"{folded:g} were folded in three times")
 
 
 @proves("forewarn_statsd_pushed_lines_total", "forewarn_statsd_push_failures_total")
@@ -945,6 +958,30 @@ async def _pushed_by_statsd(server: WatchedServer, long_name: str) -> None:
 
 def pushed_lines(scrape: Scrape) -> dict[tuple[str, ...], float]:
     return by_labels(scrape, "forewarn_statsd_pushed_lines_total")
+
+
+@proves("forewarn_config_last_reload_successful", "forewarn_config_last_reload_success_timestamp_seconds")
+async def reloads(server: WatchedServer) -> None:
+    """Settings that are right, wrong, and right again."""
+    await server.start()
+    file = server.folder / "forewarn.toml"
+    file.write_text("")
+    before = time.time()
+    async with Forewarn(server, arguments=[f"--config={file}"]) as forewarn:
+
+        async def reloaded(text: str, *, good: int) -> float:
+            file.write_text(text)
+            forewarn.process.send_signal(signal.SIGHUP)
+            await forewarn.wait_for("forewarn_config_last_reload_successful", good, 30, file="settings")
+            return await forewarn.metric("forewarn_config_last_reload_success_timestamp_seconds") or 0
+
+        started = await forewarn.metric("forewarn_config_last_reload_success_timestamp_seconds") or 0
+        assert before - 1 <= started <= time.time() + 1
+        assert await forewarn.metric("forewarn_config_last_reload_successful", file="settings") == 1
+        assert await forewarn.metric("forewarn_config_last_reload_successful", file="web") is None
+        assert await reloaded("interval = 5", good=0) == started
+        mended = time.time()
+        assert mended - 1 <= await reloaded("", good=1) <= time.time() + 1
 
 
 # --- tests ----------------------------------------------------------------------------------------------------------

@@ -468,6 +468,8 @@ class TestPushing:
         assert {name for name in found if not name.startswith("process_")} == {
             "forewarn_snapshot_age_seconds",
             "forewarn_build_info",
+            "forewarn_config_last_reload_successful",
+            "forewarn_config_last_reload_success_timestamp_seconds",
             "forewarn_otlp_items_total",
             "forewarn_otlp_failures_total",
             "forewarn_otlp_waiting_spans",

@@ -70,6 +70,7 @@ def of_snapshots(samples: Samples) -> Samples:
         "process_",
         "forewarn_snapshot_age_seconds",
         "forewarn_build_info",
+        "forewarn_config_",
         "forewarn_otlp_",
         "forewarn_statsd_push",
     )

@@ -74,8 +74,9 @@ def test_lock_files_pin_everything_by_hash_and_name_no_host(name: str) -> None:
     assert "://" not in (ROOT / "requirements" / f"{name}.txt").read_text()
 
 
-def test_the_node_lock_file_pins_everything_by_hash_and_names_no_host() -> None:
-    folder = ROOT / "tests" / "workers" / "node"
+@pytest.mark.parametrize("name", ["workers/node", "browser_npm"])
+def test_a_node_lock_file_pins_everything_by_hash_and_names_no_host(name: str) -> None:
+    folder = ROOT / "tests" / name
     text = (folder / "package-lock.json").read_text()
     packages = json.loads(text)["packages"]
     own = packages.pop("")
@@ -137,20 +138,6 @@ def test_every_make_target_is_told_by_make_help() -> None:
 def test_every_link_to_a_file_leads_somewhere(name: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_the_readmes_file_is_understood(tmp_path: Path) -> None:
-    from exporter.settings import load
-
-    readme = (ROOT / "README.md").read_text()
-    example = re.search(r'^    interval = "5s"\n(?:    .*\n|\n)+', readme, re.MULTILINE)
-    assert example
-    text = re.sub(r"^    ", "", example[0], flags=re.MULTILINE)
-    for key in ("password_file", "redis_password_file", "ca_file", "redis_ca_file", "headers_file"):
-        text = re.sub(rf"^{key} = .*$", "", text, flags=re.MULTILINE)  # these are read from files
-    path = tmp_path / "forewarn.toml"
-    path.write_text(text)
-    assert [server.name for server in load({"config": str(path)}, {}).servers] == ["mail"]
 
 
 def test_the_ci_script_may_be_run() -> None:

@@ -546,6 +546,8 @@ REJECTED: Final = 'forewarn_statsd_rejected_total{reason="type"}'
 PACKETS: Final = 'forewarn_statsd_packets_total{transport="udp"}'
 SAMPLES: Final = "forewarn_statsd_samples_total"
 RELAYED: Final = "forewarn_statsd_relayed_packets_total"
+SETTINGS: Final = 'forewarn_config_last_reload_successful{file="settings"}'
+WEB_FILE: Final = 'forewarn_config_last_reload_successful{file="web"}'
 REFUSED: Final = 'forewarn_statsd_push_failures_total{reason="refused"}'
 
 
@@ -889,6 +891,26 @@ META: Final = (
             },
             "a scrape is missed": {REFUSED: "4 | 5+1x20m stale 46+1 | 64"},
         },
+    ),
+    Case(
+        alert="ForewarnConfigReloadFailed",
+        labels=PROCESS | {"severity": "warning", "file": "settings"},
+        series={SETTINGS: "1 | 0 | 1", WEB_FILE: "1"},
+        breach="10m",
+        cure="40m",
+        pending="5m",
+        keep_firing_for="2m",
+        summary="Forewarn at 10.0.0.5:9386 does not use its newest settings configuration.",
+        description="What it read last is broken, so it goes on with what it had before. Whatever was changed is not in"
+        " use, and with it a restart would fail. Forewarn's log tells each mistake with its place and how to mend it;"
+        " forewarn check finds the same.",
+        runbook_url=RUNBOOKS + "ForewarnConfigReloadFailed.md",
+        dashboard_url=GRAFANA + "forewarn?viewPanel=9" + OF_PROCESS,
+        just_below={SETTINGS: "1"},
+        guards={
+            "Forewarn is not there": {SETTINGS: "1 | stale | 1", WEB_FILE: "1 | stale | 1"},
+        },
+        holds={"no web configuration file is named": {WEB_FILE: None}},
     ),
     Case(
         alert="ForewarnWatchdog",

@@ -172,6 +172,8 @@ def _of_process(now: int) -> Iterator[tuple[str, Sample]]:
     alive = now != FOREWARN_RESTART
     yield "up", alive
     yield 'forewarn_build_info{version="1"}', 1 if alive else None
+    for file in ("settings", "web"):
+        yield f'forewarn_config_last_reload_successful{{file="{file}"}}', 1 if alive else None
     since = FOREWARN_RESTART if now >= FOREWARN_RESTART else 0
     failed = _seconds_of(PUSH_AWAY, since, now) // 10
     yield 'forewarn_statsd_push_failures_total{reason="refused"}', failed if alive else None

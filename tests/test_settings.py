@@ -95,6 +95,10 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
         "log.format": "json",
         "log.level": "warning",
         "web.listen-address": "[::1]:9000",
+        "web.config.file": "/etc/forewarn/web.yml",
+        "web.enable-lifecycle": "true",
+        "web.runbooks-url": "https://wiki.example/forewarn/",
+        "web.dashboards-url": "https://grafana.example",
         "max-label-values": "50",
         "faktory.url": "tcp+tls://faktory.example",
         "faktory.web-url": "https://web.example/faktory/",
@@ -131,6 +135,10 @@ def test_every_flag_is_understood(tmp_path: Path) -> None:
         log_format="json",
         log_level="warning",
         web_listen_address=Address("::1", 9000),
+        web_config_file=Path("/etc/forewarn/web.yml"),
+        web_lifecycle=True,
+        web_runbooks_url="https://wiki.example/forewarn",
+        web_dashboards_url="https://grafana.example",
         max_label_values=50,
         servers=(
             ServerSettings(
@@ -187,6 +195,10 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
         level = "debug"
         [web]
         listen_address = ":9000"
+        config_file = "web.yml"
+        enable_lifecycle = true
+        runbooks_url = "http://wiki.example:8080/forewarn"
+        dashboards_url = "https://grafana.example/grafana/"
         [otlp]
         endpoint = "https://collector.example/otlp/"
         headers_file = "headers"
@@ -234,6 +246,10 @@ def test_every_key_of_the_file_is_understood(tmp_path: Path) -> None:
         log_format="json",
         log_level="debug",
         web_listen_address=Address(None, 9000),
+        web_config_file=tmp_path / "web.yml",
+        web_lifecycle=True,
+        web_runbooks_url="http://wiki.example:8080/forewarn",
+        web_dashboards_url="https://grafana.example/grafana",
         servers=(
             ServerSettings(
                 name="mail",
@@ -301,6 +317,37 @@ def test_flags_go_over_the_keys_of_the_server_named_faktory(tmp_path: Path) -> N
 def test_flags_describe_a_server_of_their_own_beside_those_of_the_file(tmp_path: Path) -> None:
     names = [each.name for each in load(file_with(tmp_path, SERVER), {"FAKTORY_URL": URL}).servers]
     assert names == ["mail", "faktory"]
+
+
+@pytest.mark.parametrize(
+    ("written", "variable", "flag", "on"),
+    [
+        (None, None, None, False),
+        ("true", None, None, True),
+        ("false", None, None, False),
+        ("false", "true", None, True),
+        ("true", "false", None, False),
+        ("true", "", None, True),
+        ("false", "false", "true", True),
+    ],
+)
+def test_a_switch_is_set_in_each_layer(
+    written: str | None, variable: str | None, flag: str | None, on: bool, tmp_path: Path
+) -> None:
+    flags = file_with(tmp_path, f"{SERVER}[web]\nenable_lifecycle = {written}" if written else SERVER)
+    environ = {} if variable is None else {"FOREWARN_WEB_ENABLE_LIFECYCLE": variable}
+    assert load(flags | {"web.enable-lifecycle": flag}, environ).web_lifecycle is on
+
+
+def test_the_links_of_the_page_may_be_set_in_the_environment() -> None:
+    environ = {
+        "FOREWARN_WEB_RUNBOOKS_URL": "https://wiki.example",
+        "FOREWARN_WEB_DASHBOARDS_URL": "http://[::1]:3000",
+        "FOREWARN_WEB_CONFIG_FILE": "/web.yml",
+    }
+    found = load({"faktory.url": URL}, environ)
+    assert (found.web_runbooks_url, found.web_dashboards_url) == ("https://wiki.example", "http://[::1]:3000")
+    assert found.web_config_file == Path("/web.yml")
 
 
 def test_the_environment_names_the_file(tmp_path: Path) -> None:
@@ -1123,6 +1170,14 @@ def test_nothing_configured_says_what_to_set() -> None:
         ({"log.format": "xml"}, "--log.format: 'xml' is not known; write one of text, json"),
         ({"log.level": "loud"}, "--log.level: 'loud' is not known; write one of debug"),
         ({"web.listen-address": "localhost:99999"}, "a port from 0 to 65535"),
+        ({"web.config.file": ""}, "--web.config.file: it is not a path"),
+        ({"web.enable-lifecycle": "yes"}, "--web.enable-lifecycle: 'yes' is not known; write one of true, false"),
+        ({"web.runbooks-url": "wiki.example"}, "--web.runbooks-url: the URL does not begin with http:// or https://"),
+        ({"web.runbooks-url": "javascript://x"}, "--web.runbooks-url: the URL does not begin with http:// or"),
+        ({"web.runbooks-url": "https://u:pw@h"}, "--web.runbooks-url: the URL carries a name or password"),
+        ({"web.dashboards-url": "https://h:port"}, "--web.dashboards-url: the URL is malformed after its scheme"),
+        ({"web.dashboards-url": "https:///grafana"}, "--web.dashboards-url: the URL names no host"),
+        ({"web.dashboards-url": "https://h/?orgId=1"}, "--web.dashboards-url: the URL goes on with ? or #"),
         ({"max-label-values": "0"}, "--max-label-values: '0' is not a whole number from 1"),
         ({"max-label-values": "many"}, "--max-label-values: 'many' is not a whole number"),
         ({"state-file": ""}, "--state-file: it is not a path"),
@@ -1172,6 +1227,10 @@ def test_a_wrong_flag_is_told_with_its_fix(flags: dict[str, str | None], told: s
             "[statsd]\nlisten = ':8125'",
             "{file}: statsd.listen: it belongs to a server; write statsd_listen into its [[servers]]",
         ),
+        ("[web]\nenable_lifecycle = 'true'", "{file}: web.enable_lifecycle: it is a text; write true or false"),
+        ("[web]\nenable_lifecycle = 1", "{file}: web.enable_lifecycle: it is a number; write true or false"),
+        ("[web]\nrunbooks_url = true", "{file}: web.runbooks_url: it is true or false; write a text in quotes"),
+        ("[web]\nconfig = 'x'", "{file}: web.config: there is no such key; did you mean web.config_file?"),
         ("config_dir = '/'", "{file}: config_dir: it belongs to a server; write config_dir into its [[servers]]"),
         ("log_files = ['/a.log']", "{file}: log_files: it belongs to a server; write log_files into its [[servers]]"),
         (

@@ -44,6 +44,7 @@ from exporter.model import (
     Queue,
     Reason,
     SocketFacts,
+    Source,
     StatsdFacts,
     ThrottleLimit,
 )
@@ -128,10 +129,13 @@ class FaktorySource:
         statsd: StatsdListener | None = None,
         names: StatsdNames | None = None,
         limit: int | None = None,
+        info_asked: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """``limit`` overrides the connection limit that the version implies. ``clock`` and ``wall`` are in seconds.
+
+        ``info_asked``: when another source of the same server asked for ``INFO`` last, by ``clock``.
 
         ``process`` is known by what ``sockets`` tell. ``tail`` returns what reads the server's output, and is handed
         the server's clock, which may be read in any thread. ``names`` sorts what ``statsd`` hears; without it they are
@@ -154,13 +158,18 @@ class FaktorySource:
         self._session: aiohttp.ClientSession | None = None
         self._page: HealthPage | None = None
         self._info: Info | None = None
-        self._info_asked: float | None = None
+        self._info_asked = info_asked
         self._new_name: float | None = None
         self._version: Version | None = None
         self._refusals = 0
         self._connects = 0
         self._reached = False
         self._page_known = False
+
+    @property
+    def info_asked(self) -> float | None:
+        """When ``INFO`` was asked last, by the monotonic clock; ``None``: never."""
+        return self._info_asked
 
     async def observe(self) -> Observation:
         """Learn what is known now. Each part has a deadline of its own and fails alone."""
@@ -412,11 +421,12 @@ def build(
     traces: bool = False,
     positions: Sequence[Position] = (),
     feeds: Sequence[Feed] = (),
+    before: Source | None = None,
 ) -> FaktorySource:
     """Return the source of the Faktory that ``settings`` describe. Opens nothing yet.
 
     ``traces``: reservations carry what their jobs tell of themselves. ``positions``: how far the files of its log were
-    read before. ``feeds``: what else carries its output.
+    read before. ``feeds``: what else carries its output. ``before``: the source that it takes the place of.
     """
     endpoint = Endpoint.parse(settings.url.reveal(), settings.ca_file)
     if settings.password is not None:
@@ -445,6 +455,7 @@ def build(
         statsd=None if listen is None else StatsdListener(listen.address, listen.unix, listen.relay),
         names=None if listen is None else StatsdNames(listen.namespace, keep_all=listen.keep_all),
         limit=settings.connections_limit,
+        info_asked=before.info_asked if isinstance(before, FaktorySource) else None,
     )
 
 

@@ -381,6 +381,21 @@ class MetricsOutput:
         self._known: dict[str, ToldSnapshot] = {}
         self._broken = False
 
+    def turn(self, sender: Sender, interval: float) -> None:
+        """Push by another sender from the next request on, and at another interval from the next push on."""
+        self._sender = sender
+        self._interval = interval
+
+    def forget(self, servers: Iterable[str]) -> None:
+        """Forget what was told of servers that are watched no more."""
+        for server in servers:
+            self._known.pop(server, None)
+
+    async def sent(self) -> None:
+        """Return when no push is under way."""
+        async with self._pushing:
+            pass
+
     def totals(self) -> OtlpTotals:
         """Return the counts so far, in data points. Safe in any thread."""
         return self._counts.totals()

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -354,6 +354,12 @@ class Exposition:
         rendered = lines.render(snapshot)
         with self._lock:
             self._page = _Page({**self._page.servers, snapshot.server: rendered})
+
+    def retain(self, servers: Container[str]) -> None:
+        """Forget all other servers. Not to be called while one of them is updated."""
+        with self._lock:
+            self._lines = {name: lines for name, lines in self._lines.items() if name in servers}
+            self._page = _Page({name: its for name, its in self._page.servers.items() if name in servers})
 
     def built(self, *, openmetrics: bool, gzip: bool) -> bool:
         """Whether :meth:`parts` without a filter has little left to do: else it may take tens of milliseconds."""

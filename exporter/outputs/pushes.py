@@ -20,7 +20,7 @@ from exporter.outputs.otlp_delivery import OtlpTotals
 from exporter.outputs.otlp_metrics import MetricsOutput
 from exporter.outputs.own import Further
 from exporter.outputs.trace_output import TraceOutput
-from exporter.settings import ServerSettings, Settings
+from exporter.settings import OtlpTarget, ServerSettings, Settings
 
 logger = logging.getLogger("forewarn.otlp")
 
@@ -54,34 +54,113 @@ class Pushes:
             clock: The one that snapshots are taken by.
             wall: Tells Unix time.
         """
+        self._settings = settings
+        self._newest = newest
+        self._version = version
+        self._saved = saved
+        self._settled = settled
+        self._told = told or self.own
         self._clock = clock
         self._wall = wall
-        self._poll_ratio = settings.traces_poll_ratio
         self._traced = {server.name: _traced(server) for server in settings.servers}
-        self._senders: list[OtlpSender] = []
+        self._senders: dict[str, OtlpSender] = {}
         self._traces: TraceOutput | None = None
         self._metrics: MetricsOutput | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         if settings.otlp_traces is not None:
-            sender = OtlpSender(settings.otlp_traces)
-            self._senders.append(sender)
-            self._traces = TraceOutput(
-                sender, self._traced, parent=settings.traces.parent, saved=saved, settled=settled
-            )
+            self._traces = self._new_traces(settings.otlp_traces, settings)
             _warn_of_blind(settings.servers)
         if settings.otlp_metrics is not None:
-            sender = OtlpSender(settings.otlp_metrics)
-            self._senders.append(sender)
-            self._metrics = MetricsOutput(
-                sender,
-                newest,
-                interval=settings.otlp_metrics_interval,
-                version=version,
-                resource=traces.resource(version),
-                told=told or self.own,
-                clock=clock,
-                wall=wall,
-            )
+            self._metrics = self._new_metrics(settings.otlp_metrics, settings)
+
+    def _new_traces(self, target: OtlpTarget, settings: Settings) -> TraceOutput:
+        sender = self._senders["traces"] = OtlpSender(target)
+        parent = settings.traces.parent
+        return TraceOutput(sender, self._traced, parent=parent, saved=self._saved, settled=self._settled)
+
+    def _new_metrics(self, target: OtlpTarget, settings: Settings) -> MetricsOutput:
+        sender = self._senders["metrics"] = OtlpSender(target)
+        return MetricsOutput(
+            sender,
+            self._newest,
+            interval=settings.otlp_metrics_interval,
+            version=self._version,
+            resource=traces.resource(self._version),
+            told=self._told,
+            clock=self._clock,
+            wall=self._wall,
+        )
+
+    def watch(self, servers: Sequence[ServerSettings]) -> None:
+        """Tell of these servers from now on. What waits of others is still sent."""
+        names = {server.name for server in servers}
+        if self._traces is not None:
+            _warn_of_blind(server for server in servers if server.name not in self._traced)
+        gone = self._traced.keys() - names
+        if self._metrics is not None:
+            self._metrics.forget(gone)
+        for name in gone:
+            if not self.unsent(name):
+                del self._traced[name]
+        self._traced |= {server.name: _traced(server) for server in servers}
+
+    async def change(
+        self, settings: Settings, tasks: asyncio.TaskGroup, deadline: float, *, certificates: bool = False
+    ) -> None:
+        """Push to where ``settings`` say from now on; what waits goes there too. What was counted stays.
+
+        Requests under way, and what is left for a target that is there no more, have ``deadline`` seconds. To be called
+        between :meth:`start` and :meth:`finish`. ``certificates``: some are to be read anew.
+        """
+        before, self._settings = self._settings, settings
+        async with asyncio.TaskGroup() as changing:
+            if settings.otlp_traces is None:
+                if self._traces is not None:
+                    changing.create_task(self._end("traces", self._traces, deadline))
+                self._traces = None
+            elif self._traces is None:
+                self._traces = self._new_traces(settings.otlp_traces, settings)
+                self._run("traces", self._traces, tasks)
+                _warn_of_blind(settings.servers)
+            else:
+                old = self._senders["traces"]
+                if certificates or settings.otlp_traces != before.otlp_traces:
+                    self._senders["traces"] = OtlpSender(settings.otlp_traces)
+                    changing.create_task(_part(old, self._traces, deadline))
+                self._traces.turn(self._senders["traces"], parent=settings.traces.parent)
+            if settings.otlp_metrics is None:
+                if self._metrics is not None:
+                    changing.create_task(self._end("metrics", self._metrics, deadline))
+                self._metrics = None
+            elif self._metrics is None:
+                self._metrics = self._new_metrics(settings.otlp_metrics, settings)
+                self._run("metrics", self._metrics, tasks)
+            else:
+                old = self._senders["metrics"]
+                if certificates or settings.otlp_metrics != before.otlp_metrics:
+                    self._senders["metrics"] = OtlpSender(settings.otlp_metrics)
+                    changing.create_task(_part(old, self._metrics, deadline))
+                self._metrics.turn(self._senders["metrics"], settings.otlp_metrics_interval)
+                if settings.otlp_metrics_interval != before.otlp_metrics_interval:
+                    changing.create_task(self._pace(self._metrics, tasks, deadline))
+
+    async def _pace(self, metrics: MetricsOutput, tasks: asyncio.TaskGroup, deadline: float) -> None:
+        """Begin the interval anew; where a push goes on for longer than ``deadline`` the next one keeps the new one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                await metrics.sent()
+                self._tasks["metrics"].cancel()
+                self._run("metrics", metrics, tasks)
+
+    async def _end(self, name: str, output: TraceOutput | MetricsOutput, deadline: float) -> None:
+        if name == "metrics":
+            await _ended(self._tasks[name])
+        await output.flush(deadline)
+        await _ended(self._tasks.pop(name))
+        await self._senders.pop(name).close()
+
+    def _run(self, name: str, output: TraceOutput | MetricsOutput, tasks: asyncio.TaskGroup) -> None:
+        self._tasks[name] = tasks.create_task(output.run(), name=f"push of {name}")
 
     def tell(self, snapshot: Snapshot, started: float, ended: float) -> None:
         """Take a poll's result; ``started`` and ``ended`` are by the clock that snapshots are taken by."""
@@ -92,7 +171,7 @@ class Pushes:
         if snapshot.process is not None:
             self._traces.take(snapshot.server, snapshot.process.found)
         ahead = self._wall() - self._clock()
-        if traces.polled(snapshot.server, started + ahead, self._poll_ratio):
+        if traces.polled(snapshot.server, started + ahead, self._settings.traces_poll_ratio):
             traced = self._traced[snapshot.server]
             self._traces.take_poll(snapshot.server, traces.poll_spans(traced, snapshot, started + ahead, ended + ahead))
 
@@ -125,7 +204,7 @@ class Pushes:
         """Begin to push, by tasks of ``tasks`` that only :meth:`finish` ends."""
         for name, output in (("traces", self._traces), ("metrics", self._metrics)):
             if output is not None:
-                self._tasks[name] = tasks.create_task(output.run(), name=f"push of {name}")
+                self._run(name, output, tasks)
 
     async def finish(self, deadline: float) -> None:
         """Push what is left within ``deadline`` seconds, whatever the collectors do, and stop."""
@@ -137,7 +216,7 @@ class Pushes:
                 last.create_task(self._metrics.flush(deadline))
         for task in self._tasks.values():
             await _ended(task)
-        for sender in self._senders:
+        for sender in self._senders.values():
             await sender.close()
 
     def _totals(self) -> Iterable[tuple[str, OtlpTotals]]:
@@ -151,6 +230,14 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _part(sender: OtlpSender, output: TraceOutput | MetricsOutput, deadline: float) -> None:
+    """Close a sender that is used no more, after the request that may be under way."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(deadline):
+            await output.sent()
+    await sender.close()
 
 
 def _traced(server: ServerSettings) -> traces.Traced:

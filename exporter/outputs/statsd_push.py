@@ -33,7 +33,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import inf
 from pathlib import Path
@@ -43,6 +43,7 @@ import msgspec
 
 from exporter.catalogue import (
     FROM_ZERO,
+    SNAPSHOT_METRICS,
     STATSD_PUSH_FAILURES,
     STATSD_PUSHED,
     Column,
@@ -96,6 +97,11 @@ LAST_SENDING: Final = 1.0
 PIECE: Final = 32
 """Packets that are packed in one go."""
 
+MAX_LEFT: Final = 100
+"""Most servers that left whose last snapshot is kept until the next flush."""
+
+_METRICS: Final = {metric.name: metric for metric in SNAPSHOT_METRICS}
+
 RESULTS: Final = ("sent", "refused", "left_out")
 """What became of lines: a packet took them there, or was refused, or they were too long or owed for too long."""
 
@@ -143,28 +149,63 @@ class StatsdPush:
             sleep: Waits for some seconds of that clock.
             getaddrinfo: Looks up names.
         """
+        self._newest = newest
+        self._version = version
+        self._told = told
+        self._clock = clock
+        self._sleep = sleep
+        self._getaddrinfo = getaddrinfo
+        self._aim(target, interval)
+        self._rises: dict[tuple[str | None, str], Rises] = {}
+        self._left: dict[str, Snapshot] = {}
+        self._gone: dict[str, str] = {}
+        self._counts = _Counts(str(target.address))
+        self._flushing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._cut = False
+        self._until: float | None = None
+        self._broken = False
+
+    def _aim(self, target: StatsdTarget, interval: float) -> None:
         self._address = target.address
         self._path: Sequence[Path] = ()
         self._name: StatsdName | None = None
         if isinstance(target.address, Path):
             self._path = (target.address,)
         else:
-            self._name = StatsdName(target.address, clock=clock, getaddrinfo=getaddrinfo)
+            self._name = StatsdName(target.address, clock=self._clock, getaddrinfo=self._getaddrinfo)
         self._dialect = dialect(target.tags)
-        self._newest = newest
         self._interval = interval
-        self._version = version
-        self._told = told
-        self._clock = clock
-        self._sleep = sleep
-        self._rises: dict[tuple[str | None, str], Rises] = {}
-        self._counts = _Counts(str(target.address))
         self._arrived = min(ARRIVED, interval / 5)
-        self._flushing = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
-        self._cut = False
-        self._until: float | None = None
-        self._broken = False
+
+    async def turn(self, target: StatsdTarget, interval: float) -> None:
+        """Push to another server, or at another interval. What is owed goes there; so does all of a flush cut short.
+
+        To be called while it runs; :meth:`start` goes on.
+        """
+        self._cut = True  # a flush that is under way ends: what it did not send goes with the next one
+        async with self._flushing:
+            self._cut = False
+            await self._stop()
+            self._aim(target, interval)
+            self._counts.where = str(target.address)
+
+    async def prime(self) -> None:
+        """Take what is counted by now for told: of a life that was never pushed only the rest is."""
+        async with self._flushing:
+            snapshots = [it for it in self._newest().values() if it is not None]
+            own = await asyncio.to_thread(self._own_parts, snapshots)
+            await asyncio.to_thread(self._prime, own, snapshots)
+
+    def leave(self, last: Snapshot) -> None:
+        """Take note that a server is watched no more, of which this is the last that is known.
+
+        What its counters rose until then is still told; its gauges are not. Of very many that left between two flushes
+        the newest :data:`MAX_LEFT` are told.
+        """
+        self._left = {**self._left, last.server: last}
+        while len(self._left) > MAX_LEFT:
+            del self._left[next(iter(self._left))]
 
     def own(self) -> Iterator[Column]:
         """Yield the metrics of what is pushed. Safe in any thread."""
@@ -195,6 +236,9 @@ class StatsdPush:
                 await self.flush()
         except TimeoutError:
             self._counts.settle(_too_late())
+        await self._stop()
+
+    async def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -213,11 +257,14 @@ class StatsdPush:
         self._broken = False
         if self._name is not None and failure is not None:
             self._name.doubt()
-        self._counts.settle(failure)
+        if failure is not None or not self._cut:  # one that was cut short has found out nothing
+            self._counts.settle(failure)
 
     async def _flush(self) -> Failure | None:
         snapshots = [it for it in self._newest().values() if it is not None]
         own = await asyncio.to_thread(self._own_parts, snapshots)
+        left, self._left = self._left, {}
+        await asyncio.to_thread(self._part_from, left.values(), self._newest().keys())
         lines = await asyncio.to_thread(self._advance, own, snapshots)
         addresses = await self._addresses()
         if isinstance(addresses, Failure):
@@ -259,15 +306,44 @@ class StatsdPush:
         for part in chain(own, _parts(snapshots)):
             lines += len(part.samples) * len(part.keys)
             if part.metric.kind in CUMULATIVE:
-                given_up += self._rises.setdefault(part.name, Rises()).advance(
-                    part.keys,
-                    part.values,
-                    width=len(part.samples),
-                    from_zero=part.server is None or part.metric.name in FROM_ZERO,
-                    forgotten=part.server is not None and forgotten(part.metric),
-                )
+                from_zero = part.server is None or part.metric.name in FROM_ZERO
+                given_up += self._take_in(part, from_zero=from_zero)
         self._counts.leave_out(given_up)
         return lines
+
+    def _take_in(self, part: _Part, *, from_zero: bool) -> int:
+        return self._rises.setdefault(part.name, Rises()).advance(
+            part.keys,
+            part.values,
+            width=len(part.samples),
+            from_zero=from_zero,
+            forgotten=part.server is not None and forgotten(part.metric),
+        )
+
+    def _prime(self, own: Iterable[_Part], snapshots: Iterable[Snapshot]) -> None:
+        for part in chain(own, _parts(snapshots)):
+            if part.metric.kind in CUMULATIVE:
+                self._take_in(part, from_zero=False)
+
+    def _part_from(self, left: Iterable[Snapshot], watched: Container[str]) -> None:
+        """Take in the last of each that left, and forget those that nothing is owed of any more."""
+        for snapshot in left:
+            self._advance((), (snapshot,))
+            for rises in self._rises_of(snapshot.server).values():
+                rises.forget()
+            self._gone[snapshot.server] = snapshot.system
+        for server in list(self._gone):
+            its = self._rises_of(server)
+            owed = any(rises.owed for rises in its.values())
+            if server in watched or not owed:
+                del self._gone[server]
+            if server not in watched and not owed:
+                for name in its:
+                    del self._rises[server, name]
+
+    def _rises_of(self, server: str) -> Mapping[str, Rises]:
+        """Return those of one server by the name of their metric."""
+        return {name: rises for (owner, name), rises in self._rises.items() if owner == server}
 
     def _written(self, own: Iterable[_Part], snapshots: Iterable[Snapshot]) -> Iterator[tuple[Sample, Sequence[Line]]]:
         for part in chain(own, _parts(snapshots)):
@@ -275,6 +351,11 @@ class StatsdPush:
                 yield from self._rises[part.name].lines(part.samples, part.keys)
             else:
                 yield from gauges(part.samples, part.keys, part.values)
+        for server, system in self._gone.items():
+            for name, rises in self._rises_of(server).items():
+                metric = _METRICS[name]
+                its = samples(metric, system, ("server", *metric.labels), (server,))
+                yield from rises.lines(its, ())
 
     # --- how it is sent ---
 
@@ -426,7 +507,8 @@ class _Counts:
     def __init__(self, where: str) -> None:
         self.lines = dict.fromkeys(RESULTS, 0)
         self.failures = dict.fromkeys(Reason, 0)
-        self._where = where
+        self.where = where
+        """The server, for the log."""
         self._failing: Reason | None = None
         self._leaves_out = False
 
@@ -442,12 +524,12 @@ class _Counts:
             logger.warning(
                 "some series are not pushed to StatsD: their names and labels are longer than a packet, or nobody took"
                 " them for too long",
-                extra={"fields": {"server": self._where}},
+                extra={"fields": {"server": self.where}},
             )
 
     def settle(self, failure: Failure | None) -> None:
         """Count how a flush ended."""
-        fields: dict[str, object] = {"server": self._where}
+        fields: dict[str, object] = {"server": self.where}
         if failure is None and self._failing is not None:
             logger.info("StatsD server recovered", extra={"fields": fields})
         if failure is not None:

@@ -49,6 +49,15 @@ class Rises:
             self._known = {key: value for key, value in self._known.items() if key in now}
         return self._give_up(keys)
 
+    def forget(self) -> None:
+        """Count what comes next from where it starts. What is owed stays so."""
+        self._known = {}
+
+    @property
+    def owed(self) -> bool:
+        """Whether anything is owed."""
+        return any(self._debts)
+
     def lines(self, its: Sequence[Sample], keys: Sequence[Labels]) -> Iterator[tuple[Sample, Sequence[Line]]]:
         """Yield the lines of the series that are known now, and of others of which something is still owed."""
         if not self._debts:

@@ -207,6 +207,16 @@ class TraceOutput:
         self._dropped = 0
         self._told_at: float | None = None
 
+    def turn(self, sender: OtlpSender, *, parent: bool) -> None:
+        """Send by another sender from the next request on."""
+        self._sender = sender
+        self._parent = parent
+
+    async def sent(self) -> None:
+        """Return when no request is under way."""
+        async with self._sending:
+            pass
+
     def take(self, server: str, told: Sequence[Told]) -> None:
         """Let ``told`` of one server be sent. What there is no room for is dropped and counted, see :class:`Outbox`."""
         dropped = 0

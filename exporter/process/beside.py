@@ -15,18 +15,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from exporter.hangups import Hangups
 from exporter.logs import setup
 from exporter.model import Exited
 from exporter.process import handover
 from exporter.process.companion import TICK
 from exporter.process.copying import Copier, Tap
-from exporter.process.tap import Course
+from exporter.process.tap import Course, TapFeed
 from exporter.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from exporter.reload import Reading
+    from exporter.sidecar import Sidecar
 
 logger = logging.getLogger("forewarn.exec")
 
@@ -58,18 +63,26 @@ class Beside:
     """The sidecar, for as long as the server lives. All but :meth:`run` may be called by any thread."""
 
     def __init__(
-        self, flags: handover.Flags, environ: Mapping[str, str], streams: Sequence[Stream], pulse: int
+        self,
+        flags: handover.Flags,
+        environ: Mapping[str, str],
+        streams: Sequence[Stream],
+        pulse: int,
+        hangups: Hangups | None = None,
     ) -> None:
-        """``pulse`` is where signs of life are written."""
+        """``pulse`` is where signs of life are written; each of ``hangups`` is a call of :meth:`reload`."""
         self._flags = {name: value for name, value in flags.items() if name != FLAG}
         self._environ = {name: value for name, value in environ.items() if name != VARIABLE}
         named = flags.get(FLAG) or environ.get(VARIABLE)
         self._wanted = named if isinstance(named, str) else None
         self._streams = streams
         self._pulse = pulse
+        self._hangups = hangups
         self._course = Course()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = asyncio.Event()
+        self._again = asyncio.Event()
+        self._sidecar: Sidecar | None = None
         self._told: Sequence[str] = ()
         self.copying = False
         """Whether the server's output goes through this process."""
@@ -79,6 +92,8 @@ class Beside:
         self._loop = asyncio.get_running_loop()
         if self._course.ended:
             self._over.set()
+        if self._hangups is not None:
+            self._hangups.lead_to(self._reload)
         beating = asyncio.create_task(self._beat())
         try:
             # Once at least: a server that ended before this process was ready is to be counted too.
@@ -87,7 +102,19 @@ class Beside:
                 await self._watch()
         finally:
             beating.cancel()
+            if self._hangups is not None:
+                self._hangups.close()
         return 0
+
+    def reload(self) -> None:
+        """Read the settings anew, also where those before were wrong."""
+        self._in_loop(self._reload)
+
+    def _reload(self) -> None:
+        if self._sidecar is not None:
+            self._sidecar.request_reload()
+        else:
+            self._again.set()
 
     def follow(self, control: int) -> None:
         """Take in what the process that runs the server tells, and take its place where it is gone."""
@@ -103,6 +130,8 @@ class Beside:
             case "exited", (status, out_of_memory):
                 self._course.exited(exited(status, time.time(), out_of_memory=bool(out_of_memory)))
                 self._end()
+            case "reload", ():
+                self.reload()
             case "dropped", (size,):
                 logger.warning(
                     "the server prints faster than it can be read: a part of its output was not searched for crashes",
@@ -130,36 +159,61 @@ class Beside:
         self._end()
 
     def _end(self) -> None:
+        self._in_loop(self._over.set)
+
+    def _in_loop(self, do: Callable[[], None]) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended already
-                self._loop.call_soon_threadsafe(self._over.set)
+                self._loop.call_soon_threadsafe(do)
 
     async def _over_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._over.wait()
+        """Wait for so many seconds, unless a reload is asked for; tell whether the server has ended."""
+        waiting = [asyncio.create_task(event.wait()) for event in (self._over, self._again)]
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        self._again.clear()
         return self._over.is_set()
 
     async def _watch(self) -> None:
         """Watch until the server has ended, or until it shows that it cannot be watched as it is set."""
-        try:
+        feeds: list[TapFeed] = []
+
+        def opened() -> Sequence[TapFeed]:
+            feeds[:] = self._course.taps([(NAMES[stream.target], stream.tap) for stream in self._streams])
+            return feeds
+
+        def read() -> Reading:
+            from exporter.reload import reading  # noqa: PLC0415 - not where the settings are wrong
+
             settings = load(self._flags, self._environ, own_input=False)
-            name = chosen(settings, self._wanted)
+            return reading(settings, {chosen(settings, self._wanted): opened})
+
+        def read_again() -> Reading:
+            if self._course.ended:
+                raise SettingsError(["the server has ended"])
+            return read()
+
+        try:
+            first = read()
         except SettingsError as error:
             self._tell(error.problems)
             return
-        setup(settings.log_format, settings.log_level, sys.stderr)
+        setup(first.settings.log_format, first.settings.log_level, sys.stderr)
         from exporter.sidecar import Sidecar  # noqa: PLC0415 - not where the settings are wrong
         from exporter.web.address import ListenError  # noqa: PLC0415
 
-        feeds = self._course.taps([(NAMES[stream.target], stream.tap) for stream in self._streams])
         stop = asyncio.Event()
         stopping = asyncio.create_task(self._stop_at_the_end(stop))
         try:
-            await Sidecar(settings, feeds={name: feeds}).run(stop)
+            self._sidecar = Sidecar(first.settings, feeds=first.feeds, read=read_again)
+            await self._sidecar.run(stop)
+        except SettingsError as error:
+            self._tell(error.problems)
         except ListenError as error:
             self._tell([str(error)])
         finally:
+            self._sidecar = None
             stopping.cancel()
             for feed in feeds:
                 feed.close()
@@ -217,11 +271,12 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(FIRST_TO_GO)
     # Whoever stops everything of a unit or a container at once does not mean this one: it ends when the server has.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _pass_over)
+    hangups = Hangups()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     setup("text", "warning", sys.stderr)
-    beside = Beside(handover.read_flags(settings), os.environ, streams, pulse)
+    beside = Beside(handover.read_flags(settings), os.environ, streams, pulse, hangups)
     following = threading.Thread(target=beside.follow, args=(control,), name="follow", daemon=True)
     following.start()
     from exporter.sidecar import run_loop  # noqa: PLC0415 - what follows the server must not wait for it

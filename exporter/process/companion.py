@@ -119,6 +119,10 @@ class Companion:
             self._say(f"dropped {dropped - self._dropped}")
             self._dropped = dropped
 
+    def reload(self, now: float) -> None:  # noqa: ARG002 - like all that is done for it
+        """Tell it to read its settings anew. One that is started later does so by itself."""
+        self._say("reload")
+
     def part(self, last: str) -> None:
         """Tell it the last that there is to tell; where there is none, or it fails just now, start one for that."""
         self._last = last

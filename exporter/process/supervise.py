@@ -155,6 +155,9 @@ class Supervisor:
             return
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if by_terminal else os.kill)(self._server, came.si_signo)
+        if came.si_signo == signal.SIGHUP and not by_terminal:
+            # Whoever wants the server to read its configuration again means Forewarn too.
+            self._beside(self._companion.reload)
 
     def _suspend(self) -> None:
         """Stop as a job of a shell does, and go on with it.

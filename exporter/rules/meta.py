@@ -99,6 +99,19 @@ def alerts(settings: RuleSettings) -> tuple[AlertRule, ...]:
         ),
         *_statsd(settings),
         alert(
+            "ForewarnConfigReloadFailed",
+            chosen.forewarn_config_reload_failed,
+            f"forewarn_config_last_reload_successful{s} == 0",
+            by=("job", "instance", "file"),
+            summary="Forewarn at {{ $labels.instance }} does not use its newest {{ $labels.file }} configuration.",
+            description="""
+                What it read last is broken, so it goes on with what it had before. Whatever was changed is not in use,
+                and with it a restart would fail. Forewarn's log tells each mistake with its place and how to mend it;
+                forewarn check finds the same.
+            """,
+            panel=panels.CONFIGURATION,
+        ),
+        alert(
             "ForewarnWatchdog",
             chosen.forewarn_watchdog,
             "vector(1) > 0",

@@ -398,6 +398,7 @@ class Alerts(_Table, frozen=True, kw_only=True, rename="pascal"):
     forewarn_statsd_push_failing: FailedFlushes = FailedFlushes(
         window="5m", flushes=3, pending="15m", keep_firing_for="10m"
     )
+    forewarn_config_reload_failed: Alert = Alert(pending="5m", keep_firing_for="2m")
     forewarn_watchdog: Alert = Alert(severity="none")
 
 

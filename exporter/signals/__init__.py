@@ -81,6 +81,9 @@ class Signals:
     ) -> None:
         """``choice``: which executions of ``server`` are told; none are even judged without it."""
         memory = memory or Memory()
+        self._bound = max_label_values
+        self._server = server
+        self._choice = choice
         self._boot = BootSignal(memory.boot)
         self._connections = ConnectionsSignal(memory.connections)
         self._busy = BusySignal()
@@ -149,6 +152,40 @@ class Signals:
             statsd=pending.statsd,
             process=self._process.advance(observation, pending.boot),
         )
+
+    def bound(self, max_label_values: int) -> None:
+        """Have another bound for names from the next observation on."""
+        self._bound = max_label_values
+        self._labels.bound(max_label_values)
+        self._throttles.bound(max_label_values)
+
+    def choose(self, choice: Choice | None) -> None:
+        """Tell other executions from the next observation on; ``None``: none are judged any more.
+
+        To be called between two observations.
+        """
+        self._choice = choice
+        if choice is None or self._executions is None:
+            self._executions = None if choice is None else ExecutionsSignal(self._server, choice)
+        else:
+            self._executions.choose(choice)
+
+    def elsewhere(self) -> Signals:
+        """Return the signals of another server that takes the place of this one under its name.
+
+        All counters go on. What was in work at this one is nothing to that one.
+        """
+        memory = self.memory()
+        executions = ExecutionsMemory(decisions=memory.executions.decisions)
+        others = Signals(
+            self._bound,
+            msgspec.structs.replace(memory, boot=BootMemory(memory.boot.restarts), executions=executions),
+            server=self._server,
+            choice=self._choice,
+        )
+        others._busy, others._statsd = self._busy, self._statsd
+        others._labels, others._collectors = self._labels, self._collectors
+        return others
 
     def memory(self) -> Memory:
         """Return what the next run of Forewarn needs."""

@@ -107,6 +107,10 @@ class Budget:
         self._step_left = min(max(1.0, worth), self._step_left + worth)
         self._saved = min(max(1.0, self._per_second * BURST), self._saved + worth)
 
+    def change(self, per_second: float) -> None:
+        """Tell so many per second from now on."""
+        self._per_second = per_second
+
     def granted(self, befallen: int, others: int) -> tuple[int, int]:
         """Return how many of each may be told now; they count as told."""
         first = min(befallen, int(self._saved))
@@ -159,6 +163,12 @@ class ExecutionsSignal:
         self._reached_at = memory.reached_at
         self._budget = Budget(choice.per_second, memory.at)
         self._exemplars = Exemplars()
+
+    def choose(self, choice: Choice) -> None:
+        """Tell other executions from the next observation on."""
+        self._choice = choice
+        self._chosen_below = choice.ratio * 2**64
+        self._budget.change(choice.per_second)
 
     def receive(
         self, observation: Observation, moved: Changes | None, labels: Labels, dead: Container[str]

@@ -45,6 +45,10 @@ class Kept(Generic[K]):
     def __iter__(self) -> Iterator[K]:
         return iter(self._seen)
 
+    def bound(self, limit: int) -> None:
+        """Keep at most so many from the next update on."""
+        self._limit = limit
+
     def update(self, weights: Mapping[K, float], now: float) -> bool:
         """Decide anew from the names that exist now and their weights; those long unseen leave first.
 
@@ -87,6 +91,14 @@ class Labels:
         self._folded: dict[Pair, Pair] = {}
         self.decision = 0
         """Rises whenever other names are kept than before."""
+
+    def bound(self, limit: int) -> None:
+        """Keep at most so many names of each kind from the next update on."""
+        self._limit = limit
+        for kept in (self._queues, self._jobtypes, self._others):
+            kept.bound(limit)
+        self._pairs.bound(limit * PAIRS_PER_NAME)
+        self._series.bound(limit * PAIRS_PER_NAME)
 
     def update(
         self, queues: Mapping[str, Queue] | None, groups: Groups | None, now: float, told: ToldNames | None = None

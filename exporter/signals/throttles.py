@@ -65,6 +65,10 @@ class ThrottlesSignal:
             }
         )
 
+    def bound(self, limit: int) -> None:
+        """Tell so many throttles from the next observation on."""
+        self._limit = limit
+
     def memory(self) -> ThrottlesMemory:
         """Return what the next run of Forewarn needs."""
         return ThrottlesMemory(tuple(SaturatedTime(*key, seconds) for key, seconds in self._seconds.items()))

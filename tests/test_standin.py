@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import msgspec
 import pytest
 
 from exporter.demo.standin.ledger import MAX_ARGUMENTS
-from exporter.demo.story import stand_in_with_workers
-from tests.servers import StandInFaktory, alive, children, redis_client, running, wait_until
+from tests.servers import StandInFaktory, alive, children, running, wait_until
 from tests.wire import Wire, WireError
 
 
@@ -262,69 +260,3 @@ async def test_its_log_holds_no_traceback_after_work_and_stop(standin: StandInFa
         await wire.abort()
     assert "Traceback" not in standin.log(1000)
     assert "never retrieved" not in standin.log(1000)
-
-
-# -- the demo's story
-
-
-def demo_folders() -> set[Path]:
-    return set(Path("/tmp").glob("forewarn-demo-*"))  # noqa: S108
-
-
-def below(pid: int) -> list[int]:
-    found = children(pid)
-    return found + [lower for child in found for lower in below(child)]
-
-
-async def test_the_story_has_workers_that_crash_while_they_hold_a_job_and_are_replaced() -> None:
-    async with stand_in_with_workers(first_crash=1, crash_every=1000) as demo:
-        store = redis_client(demo.redis_url)
-
-        async def registered() -> Any:
-            async with await Wire.connect(demo.url) as wire:
-                return (await wire.info())["faktory"]["tasks"]["Workers"]["size"]
-
-        async def orphans() -> list[str]:
-            held = [msgspec.json.decode(member)["wid"] for member in await store.zrange("working", 0, -1)]
-            return [wid for wid in held if not alive(int(wid.removeprefix("demo-")))]
-
-        await wait_until(orphans, 15, what="a job is held by a worker that is gone")
-
-        async def four() -> bool:
-            return bool(await registered() == 4)
-
-        await wait_until(four, 10, what="the gone worker is replaced")
-        assert "concurrency = 2" in (demo.config_dir / "conf.d" / "throttles.toml").read_text()
-        await store.aclose()
-
-
-async def test_the_story_leaves_neither_process_nor_file() -> None:
-    before = demo_folders()
-    async with stand_in_with_workers() as demo:
-        started = below(os.getpid())
-        assert len(started) >= 2
-        assert demo.config_dir.parent in demo_folders() - before
-    assert not any(map(alive, started))
-    assert demo.config_dir.parent not in demo_folders()
-
-
-async def test_the_story_ends_with_the_process_that_tells_it() -> None:
-    """Even with one that is killed and so cannot end anything itself."""
-    teller = (
-        "import asyncio\n"
-        "from exporter.demo.story import stand_in_with_workers\n"
-        "async def tell():\n"
-        "    async with stand_in_with_workers() as demo:\n"
-        "        print(demo.config_dir.parent, flush=True)\n"
-        "        await asyncio.sleep(60)\n"
-        "asyncio.run(tell())\n"
-    )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", teller, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    folder = Path((await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip())
-    await wait_until(lambda: len(below(process.pid)) >= 7, 20, what="server, Redis, producer and workers run")
-    started = below(process.pid)
-    process.kill()
-    await process.wait()
-    await wait_until(lambda: not any(map(alive, started)), 15, what="all processes have ended")
-    assert folder not in demo_folders()

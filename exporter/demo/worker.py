@@ -162,6 +162,16 @@ class Kind(NamedTuple):
     seconds: float
     reserve_for: int
 
+    def job(self, *, exactly: bool = False) -> dict[str, Any]:
+        """Return a new one to push; it takes about as long, or ``exactly``."""
+        return {
+            "jid": secrets.token_hex(12),
+            "jobtype": self.jobtype,
+            "queue": self.queue,
+            "args": [round(self.seconds * (1.0 if exactly else random.uniform(0.5, 1.5)), 3)],
+            "reserve_for": self.reserve_for,
+        }
+
 
 class Producer:
     """Pushes jobs of several kinds, each at its own rate."""
@@ -183,14 +193,7 @@ class Producer:
 
     async def _push(self, connection: Connection, kind: Kind) -> None:
         while not self.ending.is_set():
-            job = {
-                "jid": secrets.token_hex(12),
-                "jobtype": kind.jobtype,
-                "queue": kind.queue,
-                "args": [round(kind.seconds * random.uniform(0.5, 1.5), 3)],
-                "reserve_for": kind.reserve_for,
-            }
-            await connection.command("PUSH", job)
+            await connection.command("PUSH", kind.job())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ending.wait(), random.expovariate(kind.rate))
 

@@ -94,6 +94,8 @@ async def _server(folder: Path, path: Path) -> AsyncIterator[None]:
         stderr=subprocess.DEVNULL,
         # Away from the terminal: Ctrl-C is for the stand-in, which stops Redis when it has finished.
         start_new_session=True,
+        # What we inherited tells whoever waits for the end of all of us that somebody still writes here.
+        close_fds=False,
     )
     # As Faktory configures its own; from standard input, so that no file has to be written.
     configuration = process.stdin

@@ -8,18 +8,22 @@ export PIP_ROOT_USER_ACTION := ignore
 BARE := $(VENV)/.bare
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
-NODE := tests/workers/node
-NODE_MODULES := $(NODE)/node_modules/.done
+NODE := tests/workers/node tests/browser_npm
+NODE_MODULES := $(NODE:%=%/node_modules/.done)
 COLLECTOR := .tools/otelcol
 COLLECTOR_PARTS := tests/otelcol/builder.yaml
 STATSD_EXPORTER := .tools/statsd_exporter
 STATSD_EXPORTER_SOURCE := github.com/prometheus/statsd_exporter@v0.31.0
+SCHEMAS := .tools/schemas
+SCHEMAS_SOURCES := tests/schemas/main.go tests/schemas/go.mod
 
 # The programs that the demo and the tests need, each with the Debian package that brings it.
 DEMO_PROGRAMS := redis-server:redis-server
 TEST_PROGRAMS := $(DEMO_PROGRAMS) prometheus:prometheus promtool:prometheus \
 	prometheus-alertmanager:prometheus-alertmanager amtool:prometheus-alertmanager \
-	curl:curl ss:iproute2 ps:procps redis-cli:redis-tools node:nodejs npm:npm gcc:build-essential
+	curl:curl ss:iproute2 ip:iproute2 ps:procps redis-cli:redis-tools node:nodejs npm:npm gcc:build-essential \
+	chromium:chromium chromedriver:chromium-driver \
+	buildah:buildah debootstrap:debootstrap unshare:util-linux mount:mount systemd-analyze:systemd openssl:openssl
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test generate bench lock programs demo-programs
@@ -34,7 +38,7 @@ run: $(RUN) ## Watch what the environment or forewarn.toml names; with nothing c
 	elif [ -n "$$FAKTORY_URL$$FAKTORY_PROVIDER" ] || env | grep -q '^FOREWARN_'; then exec $(BIN)/forewarn run; \
 	else $(MAKE) --no-print-directory demo-programs && exec $(BIN)/forewarn demo; fi
 
-test: $(DEV) programs $(NODE_MODULES) $(COLLECTOR) $(STATSD_EXPORTER) ## Run everything that proves it: lint, types and tests
+test: $(DEV) programs $(NODE_MODULES) $(COLLECTOR) $(STATSD_EXPORTER) $(SCHEMAS) ## Run everything that proves it: lint, types and tests
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "these files are not formatted:"; $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy --no-error-summary
@@ -42,6 +46,7 @@ test: $(DEV) programs $(NODE_MODULES) $(COLLECTOR) $(STATSD_EXPORTER) ## Run eve
 
 generate: $(DEV) ## Write what is made from the code: rules, dashboards, mappings, and parts of the documentation
 	@$(BIN)/python -m exporter.catalogue > docs/metrics.md
+	@$(BIN)/python -m exporter.settings_docs > docs/configuration.md
 	@$(BIN)/python -m exporter.rules
 	@$(BIN)/python -m dashboards
 	@$(BIN)/python -m exporter.outputs.statsd_exporter > deploy/statsd_exporter.yml
@@ -57,8 +62,8 @@ lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 		pyproject.toml --extra demo --group dev -o requirements/dev.txt >/dev/null
 	@uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 \
 		requirements/build.in -c requirements/dev.txt -o requirements/build.txt >/dev/null
-	@cd $(NODE) && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund \
-		--loglevel=error >/dev/null
+	@for each in $(NODE); do (cd $$each && npm install --package-lock-only --omit-lockfile-registry-resolved \
+		--no-audit --no-fund --loglevel=error >/dev/null) || exit 1; done
 
 $(BARE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -78,8 +83,8 @@ $(DEV): $(RUN) requirements/dev.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(NODE_MODULES): $(NODE)/package.json $(NODE)/package-lock.json | programs
-	@if command -v npm >/dev/null; then cd $(NODE) && npm ci --no-audit --no-fund --loglevel=error >/dev/null && touch node_modules/.done; fi
+$(NODE_MODULES): %/node_modules/.done: %/package.json %/package-lock.json | programs
+	@if command -v npm >/dev/null; then cd $* && npm ci --no-audit --no-fund --loglevel=error >/dev/null && touch node_modules/.done; fi
 
 # The OpenTelemetry Collector has no package: its own builder makes it. In CI it must be there, elsewhere its tests are skipped.
 $(COLLECTOR): $(COLLECTOR_PARTS)
@@ -103,6 +108,18 @@ $(STATSD_EXPORTER): Makefile
 		{ CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false" GOBIN="$(CURDIR)/$(@D)" go install $(STATSD_EXPORTER_SOURCE) \
 		&& touch $@; } >.tools/statsd_exporter.log 2>&1 || { cat .tools/statsd_exporter.log >&2; [ "$$CI" != true ]; }; \
 	fi
+
+# What the files of deploy/ are held against, and kustomize. In a copy, for Go adds to go.mod what those need in turn.
+$(SCHEMAS): $(SCHEMAS_SOURCES)
+	@rm -rf .tools/schemas-build && mkdir -p .tools/schemas-build && cp $(SCHEMAS_SOURCES) .tools/schemas-build
+	@if ! command -v go >/dev/null; then \
+		echo "missing: go 1.25 or newer, to build kustomize and the checks of deploy/ (https://go.dev/doc/install)" >&2; [ "$$CI" != true ]; \
+	else echo "building kustomize and the checks of deploy/"; \
+		{ cd .tools/schemas-build && CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=mod" \
+		go build -o .. . sigs.k8s.io/kustomize/kustomize/v5 && touch ../schemas; } >.tools/schemas.log 2>&1 || \
+		{ cat .tools/schemas.log >&2; [ "$$CI" != true ]; }; \
+	fi
+	@rm -rf .tools/schemas-build
 
 programs:
 	@$(call need,$(TEST_PROGRAMS))

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
+from tests.doc_commands import Block
+from tests.doc_commands import blocks as blocks_of
 
 RUNBOOKS: Final = Path(__file__).parent.parent / "docs" / "runbooks"
-
-_BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-class Block(Struct, frozen=True):
-    """A fenced block of a page."""
-
-    page: str
-    """The alert's name."""
-    line: int
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page}.md, line {self.line}"
 
 
 def pages() -> dict[str, str]:
@@ -35,6 +20,4 @@ def pages() -> dict[str, str]:
 def blocks(language: str) -> Iterator[Block]:
     """Yield every fenced block in ``language``, of all pages."""
     for page, text in pages().items():
-        for found in _BLOCK.finditer(text):
-            if found[1] == language:
-                yield Block(page, text.count("\n", 0, found.start()) + 1, language, found[2])
+        yield from (block for block in blocks_of(f"docs/runbooks/{page}.md", text) if block.language == language)

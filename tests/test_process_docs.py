@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from exporter.process.known import BY_ID, KNOWN
 from exporter.settings import FLAGS, MAX_LOG_FILES, MAX_LOG_JOURNALS, SERVER_FLAGS, load
 from exporter.signals import deaths, process
 from exporter.web.incidents import MAX_INCIDENTS
+from tests.doc_commands import blocks
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "process.md").read_text()
@@ -48,10 +48,7 @@ def quoted(cell: str) -> str:
     return found[1]
 
 
-def examples(section: str) -> list[str]:
-    """Return the lines of all examples under a heading."""
-    part = re.split(r"^#+ ", TEXT.split(f" {section}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-    return [line[4:] for line in part.splitlines() if line.startswith("    ")]
+BLOCKS = list(blocks("docs/process.md", TEXT))
 
 
 def test_every_class_is_there_with_its_advice() -> None:
@@ -94,7 +91,13 @@ def test_every_flag_and_variable_that_is_named_exists() -> None:
     assert set(re.findall(r"FOREWARN_[A-Z_]+", TEXT)) - variables == set()
 
 
-RUNS = [line for line in TEXT.splitlines() if re.match(r"    .*\bforewarn (run|exec)\b", line)]
+RUNS = [
+    line
+    for block in BLOCKS
+    if block.language == "sh"
+    for line in block.text.splitlines()
+    if re.search(r"\bforewarn (run|exec)\b", line)
+]
 
 
 @pytest.mark.parametrize("line", RUNS, ids=[line.strip() for line in RUNS])
@@ -120,7 +123,7 @@ def test_every_metric_and_class_in_an_example_exists() -> None:
     full = {metric.full_name("faktory"): metric for metric in catalogue.METRICS}
     named = set(re.findall(r"\b((?:faktory|forewarn)_[a-z_]+)\b", TEXT))
     assert named - full.keys() == set()
-    samples = re.findall(r"^    (faktory_\w+)\{(.*)\} [\d.]+$", TEXT, re.MULTILINE)
+    samples = re.findall(r"^(faktory_\w+)\{(.*)\} [\d.]+$", TEXT, re.MULTILINE)
     assert len(samples) == 2
     for name, labels in samples:
         assert tuple(re.findall(r"(\w+)=", labels)) == ("server", *full[name].labels)
@@ -134,7 +137,7 @@ def test_every_alert_that_is_named_exists() -> None:
 
 
 def test_the_list_of_incidents_has_the_fields_of_the_example() -> None:
-    text = textwrap.dedent("\n".join(examples("The list of incidents")[1:]))
+    (text,) = [block.text for block in BLOCKS if block.language == "json"]
     (incident,) = json.loads(text)["incidents"]
     made = as_object(Incident(kind=IncidentKind.CONCURRENT_MAP, message=""))
     assert list(incident) == ["server", *made]

@@ -21,7 +21,7 @@ from typing import Any, Self
 from tests.browser import Browser, Scheme, browser
 from tests.forewarn import Forewarn
 from tests.servers import StandInFaktory, running, wait_until
-from tests.wire import Wire, new_jid
+from tests.wire import Wire, WireError, new_jid
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 MOST_BYTES = 150_000
@@ -57,7 +57,7 @@ class Worker:
         return made
 
     async def _work(self, wire: Wire, queues: list[str]) -> None:
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError, WireError):
             while True:
                 await wire.beat()
                 job = await wire.fetch(*queues)
@@ -170,15 +170,12 @@ async def main(minutes: float) -> None:
         async def alarm() -> bool:
             server = await told(forewarn)
             levels = [signal["level"] for signal in server["signals"]]
-            return sum(each in ("warning", "critical") for each in levels) == 4 and bool(server["orphans"])
+            return sum(each in ("warning", "critical") for each in levels) >= 3 and bool(server["orphans"])
 
         await wait_until(calm, 120.0, every=1.0)
         await take(window, forewarn, "calm")
         await stage.go_wrong(doomed, stack)
-        try:
-            await wait_until(alarm, 120.0, every=1.0)
-        except AssertionError:
-            print(json.dumps(await told(forewarn), indent=1)[:6000])
+        await wait_until(alarm, 120.0, every=1.0)
         await take(window, forewarn, "alarm")
         for task in tasks:
             task.cancel()

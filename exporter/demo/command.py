@@ -220,6 +220,7 @@ async def _introduce(it: Stage, choice: Choice, page: str, narrator: Narrator) -
             ("metrics", f"{page}metrics"),
             ("server", f"{choice.told}{version}"),
             ("polls", f"every {INTERVAL:g} s here; every 5 s by default"),
+            ("crashes", "told at once here, for the server started empty; else not in a server's first 90 s"),
         ),
         "In less than three minutes each of the four signals goes from calm to alarm and back."
         " Ctrl-C ends it and leaves nothing behind.",

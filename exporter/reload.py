@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -28,8 +27,6 @@ READING: Final = 10.0
 
 REST: Final = 1.0
 """Seconds between two reloads at least, however often one is asked for."""
-
-T = TypeVar("T")
 
 Feeds = Mapping[str, "Callable[[], Sequence[Feed]]"]
 """By the server's name what opens that which carries its output live."""
@@ -228,35 +225,3 @@ class Turns:
             return await self._do()
         finally:
             self._rested = clock() + self._rest
-
-
-async def in_thread(ask: Callable[[], T], deadline: float) -> T:
-    """Return what ``ask`` returns, or raise what it raises, in a thread that nobody waits for at the end.
-
-    Raises:
-        TimeoutError: It took longer than ``deadline`` seconds.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(result)  # type: ignore[arg-type] # what was asked returned it
-
-    def run() -> None:
-        result: T | None = None
-        failed: BaseException | None = None
-        try:
-            result = ask()
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            failed = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, result, failed)
-
-    threading.Thread(target=run, name="settings", daemon=True).start()
-    async with asyncio.timeout(deadline):
-        return await answer

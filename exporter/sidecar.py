@@ -20,11 +20,12 @@ from exporter.hangups import Hangups
 from exporter.logs import setup
 from exporter.model import Position, Snapshot, Source
 from exporter.outputs.prometheus import Exposition
-from exporter.reload import NO_FEEDS, READING, Feeds, Outcome, Plan, Reading, Turns, in_thread, plan, reading
+from exporter.reload import NO_FEEDS, READING, Feeds, Outcome, Plan, Reading, Turns, plan, reading
 from exporter.settings import ServerSettings, Settings, SettingsError
 from exporter.signals import Memory, Signals
 from exporter.state import StateFile
 from exporter.status.book import StatusBook
+from exporter.threads import in_time
 from exporter.watch import Watch
 from exporter.web.address import ListenError
 from exporter.web.links import Links
@@ -265,7 +266,7 @@ class Sidecar:
     async def _read_anew(self) -> Reading:
         if self._read is None:
             raise SettingsError(["there are no settings to read anew"])
-        self._reading = asyncio.create_task(in_thread(self._read, READING))
+        self._reading = asyncio.create_task(in_time(self._read, READING))
         try:
             return await self._reading
         except asyncio.CancelledError:

@@ -6,8 +6,6 @@ import asyncio
 import io
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,7 +25,6 @@ from exporter.check.places import Places
 from exporter.check.ports import taken, unix_taken
 from exporter.check.progress import Progress, line
 from exporter.check.table import write_table
-from exporter.check.threads import in_time
 from exporter.check.web_config import look
 from exporter.secret import Secret
 from exporter.settings import Settings, load
@@ -123,31 +120,6 @@ def test_nothing_configured_is_told_as_run_tells_it() -> None:
     err = io.StringIO()
     assert command.main({}, {}, io.StringIO(), err, as_json=False) == 2
     assert err.getvalue().startswith("forewarn: nothing to watch is configured: set --faktory.url")
-
-
-async def test_a_question_in_a_thread_is_answered_or_raises() -> None:
-    assert await in_time(lambda: 7, 20) == 7
-    with pytest.raises(OSError, match="gone"):
-        await in_time(_fails, 20)
-
-
-_HANGS = """
-import asyncio, threading
-from exporter.check.threads import in_time
-try:
-    asyncio.run(in_time(threading.Event().wait, 0.1))
-except TimeoutError:
-    print("given up")
-"""
-
-
-def test_a_question_that_hangs_does_not_keep_the_program_from_ending() -> None:
-    told = subprocess.run([sys.executable, "-c", _HANGS], capture_output=True, text=True, timeout=60)
-    assert (told.returncode, told.stdout) == (0, "given up\n"), told.stderr
-
-
-def _fails() -> None:
-    raise OSError("gone")
 
 
 # --- the table ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 
 from exporter.hangups import Hangups
 from exporter.model import Choice
-from exporter.reload import Outcome, Plan, Reading, Turns, certificates, in_thread, plan
+from exporter.reload import Outcome, Plan, Reading, Turns, certificates, plan
 from exporter.secret import Secret
 from exporter.settings import LogWatch, OtlpTarget, ServerSettings, Settings, StatsdListen, StatsdTarget
 from exporter.statsd.address import UdpAddress
@@ -297,40 +296,6 @@ async def test_at_the_end_the_reload_under_way_is_waited_for_and_no_other_begins
     reloads.goes_on.set()
     await asyncio.wait_for(closing, 20)
     assert (await first, second.cancelled(), reloads.begun) == ("the end of 1", True, 1)
-
-
-# --- reading in a thread ----------------------------------------------------------------------------------------------
-
-
-async def test_what_is_read_in_the_thread_is_returned() -> None:
-    assert await in_thread(lambda: threading.current_thread() is threading.main_thread(), 20) is False
-
-
-async def test_what_is_raised_in_the_thread_is_raised() -> None:
-    def ask() -> None:
-        raise KeyError("x")
-
-    with pytest.raises(KeyError):
-        await in_thread(ask, 20)
-
-
-HANGS = """
-import asyncio, threading
-from exporter.reload import in_thread
-
-async def main():
-    try:
-        await in_thread(threading.Event().wait, 0.1)
-    except TimeoutError:
-        print("too late")
-
-asyncio.run(main())
-"""
-
-
-def test_reading_that_hangs_is_given_up_and_does_not_hold_up_the_end() -> None:
-    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60)
-    assert (ended.stdout, ended.stderr, ended.returncode) == ("too late\n", "", 0)
 
 
 # --- SIGHUP -----------------------------------------------------------------------------------------------------------

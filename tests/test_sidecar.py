@@ -102,9 +102,9 @@ async def ran(its: Sidecar, sources: Mapping[str, Ending]) -> None:
     """Run until every server was polled once, and stop."""
     stop = asyncio.Event()
     running = asyncio.create_task(its.run(stop))
-    await wait_until(lambda: all(source.polls for source in sources.values()), 10, what="every server was polled")
+    await wait_until(lambda: all(source.polls for source in sources.values()), 30, what="every server was polled")
     stop.set()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 30)
 
 
 def saved(path: Path) -> Memory:
@@ -120,8 +120,8 @@ async def test_a_source_gets_its_own_feeds_and_the_positions_that_the_last_run_l
     StateFile(path).save({"jobs": memory})
     feeds: Feeds = {"jobs": lambda: [feed]}
     Sidecar(settings(path, "jobs", "others"), feeds=feeds)
-    assert sources["jobs"].given == {"traces": False, "positions": (POSITION,), "feeds": [feed]}
-    assert sources["others"].given == {"traces": False, "positions": (), "feeds": ()}
+    assert sources["jobs"].given == {"traces": False, "positions": (POSITION,), "feeds": [feed], "before": None}
+    assert sources["others"].given == {"traces": False, "positions": (), "feeds": (), "before": None}
 
 
 async def test_a_server_whose_output_ends_with_it_is_polled_once_more_and_what_it_said_last_is_saved(

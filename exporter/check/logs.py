@@ -14,10 +14,10 @@ from typing import Final
 from exporter.check.access import let_read, obstacle
 from exporter.check.finding import Report, remedy
 from exporter.check.places import ServerPlaces
-from exporter.check.threads import in_time
 from exporter.process.journal import COMMAND
 from exporter.process.logglob import Pattern
 from exporter.settings import LogWatch
+from exporter.threads import in_time
 
 PART: Final = "log"
 

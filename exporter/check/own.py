@@ -22,10 +22,10 @@ from exporter.check.finding import Report, remedy
 from exporter.check.places import Places
 from exporter.check.ports import Taken, taken
 from exporter.check.statsd import DEADLINE, send_problem
-from exporter.check.threads import in_time
 from exporter.model import Failure, Reason
 from exporter.settings import OtlpTarget, Settings
 from exporter.signals import Memory
+from exporter.threads import in_time
 from exporter.web.address import Address
 
 SETTINGS: Final = "settings"

@@ -14,9 +14,9 @@ from exporter.check.access import obstacle, run_as_owner
 from exporter.check.finding import Report, remedy
 from exporter.check.places import ServerPlaces
 from exporter.check.ports import Taken, taken, unix_taken
-from exporter.check.threads import in_time, unresolved
 from exporter.settings import StatsdListen
 from exporter.statsd.address import StatsdAddress
+from exporter.threads import in_time, unresolved
 
 PART: Final = "statsd"
 RELAY: Final = "statsd relay"

@@ -23,12 +23,12 @@ from exporter.check import holders
 from exporter.check.access import Obstacle, obstacle, run_as_owner
 from exporter.check.finding import Report, remedy
 from exporter.check.places import ServerPlaces
-from exporter.check.threads import in_time, unresolved
 from exporter.faktory.endpoint import host_port
 from exporter.faktory.errors import FaktoryError
 from exporter.faktory.redis_link import ALLOWED, Answer, Command, RedisAddress, RedisLink
 from exporter.model import Failure, Reason
 from exporter.settings import ServerSettings
+from exporter.threads import in_time, unresolved
 
 PART: Final = "redis"
 

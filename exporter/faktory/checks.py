@@ -27,7 +27,6 @@ from exporter.check.finding import Report, remedy
 from exporter.check.logs import check_log
 from exporter.check.places import NUMBER, ServerPlaces
 from exporter.check.statsd import check_statsd
-from exporter.check.threads import in_time, unresolved
 from exporter.faktory.advisories import known_risks
 from exporter.faktory.check_redis import RedisFacts, other_owner, read_redis, tell_redis
 from exporter.faktory.client import Client
@@ -42,6 +41,7 @@ from exporter.process.known import BY_ID
 from exporter.process.proc import ServerProcess
 from exporter.process.sockets import PortPeers
 from exporter.settings import WEB_UI_PORT, ServerSettings
+from exporter.threads import in_time, unresolved
 
 COMMAND: Final = "command port"
 HEALTH: Final = "health page"

@@ -42,7 +42,7 @@ async def in_time(ask: Callable[[], T], deadline: float) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is gone
             loop.call_soon_threadsafe(settle, result, failure)
 
-    threading.Thread(target=run, name="check", daemon=True).start()
+    threading.Thread(target=run, name="asked", daemon=True).start()
     async with asyncio.timeout(deadline):
         return await future
 

@@ -86,10 +86,10 @@ async def handshake(stage: Stage) -> None:
         await stage.say(name, line)
     for wid in ("w-full", "w-upper"):
         await stage.say("full", f'BEAT {{"wid":"{wid}"}}')
+    start = time.monotonic()  # the server counts from when it accepts, which may be long before we hear of it
     wire = await Wire.open(stage.server.url)
-    start = time.monotonic()
     stage.note("silence after the greeting", "(closed)" if await wire.reader.read() == b"" else "(said something)")
-    stage.note("it closed after about two seconds", 1.9 < time.monotonic() - start < 10)
+    stage.note("it closed after about two seconds", 1.9 < time.monotonic() - start < 20)
     await wire.abort()
 
 
@@ -341,7 +341,7 @@ async def queues(stage: Stage) -> None:
     await stage.say("w", "FETCH a b")
     start = time.monotonic()
     await stage.say("w", "FETCH a")
-    stage.note("nothing to fetch took about two seconds", 1.9 < time.monotonic() - start < 10)
+    stage.note("nothing to fetch took about two seconds", 1.9 < time.monotonic() - start < 20)
     await stage.say("p", "QUEUE PAUSE *")
     await stage.look("with all queues paused")
     await stage.say("p", "PUSH " + job("job-0009", queue="a"))
@@ -627,12 +627,12 @@ async def crowd(stage: Stage) -> None:
 @slow
 async def hung_worker(stage: Stage) -> None:
     await stage.connect("p")
+    start = time.monotonic()
     await stage.connect("hung", "w-hung")
     await stage.connect("hung too", "w-hung")
     await stage.connect("alive", "w-alive")
     await stage.say("p", "PUSH " + job("job-0001"))
     await stage.say("hung", "FETCH default")
-    start = time.monotonic()
     beaten = start
 
     async def reaped() -> bool:
@@ -671,11 +671,11 @@ async def expired_reservations(stage: Stage) -> None:
         "job-longer": {"reserve_for": 86400},
         "job-usual": {},
     }
+    start = time.monotonic()
     for jid, fields in jobs.items():
         await stage.say("p", "PUSH " + job(jid, **fields))
         await stage.say("p", "FETCH default")
     await stage.look("before the end of the reservations")
-    start = time.monotonic()
 
     async def reaped() -> bool:
         tasks = (await stage.wires["p"].info())["faktory"]["tasks"]

@@ -114,7 +114,7 @@ def test_the_command_of_each_unit_is_understood() -> None:
         assert set(flags) <= known
 
 
-REFUSED: Final = "Faktory has over 2000 active client connections and may exhibit poor performance."
+FLUSHED: Final = "Flushing dataset"
 """What Faktory prints where it turns a client away: only read by who can read its log."""
 
 
@@ -158,8 +158,8 @@ async def test_forewarn_sees_everything_as_a_root_without_power_on_a_disk_that_i
         async def heard() -> bool:
             # Again each time: what stood there before Forewarn's first look is history, of which it tells nothing.
             with unstarted.log_file.open("a") as log:
-                log.write(f"W 2026-11-22T00:00:00.000Z {REFUSED}\n")
-            return (await forewarn.metric("faktory_log_events_total", event="connection_refused") or 0) > 0
+                log.write(f"W 2026-11-22T00:00:00.000Z {FLUSHED}\n")
+            return (await forewarn.metric("faktory_log_events_total", event="flushed") or 0) > 0
 
         await wait_until(heard, every=0.5, what="a line of the log is told")
         scrape = await forewarn.scrape()

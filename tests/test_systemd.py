@@ -115,7 +115,7 @@ def test_the_command_of_each_unit_is_understood() -> None:
 
 
 FLUSHED: Final = "Flushing dataset"
-"""What Faktory prints where it turns a client away: only read by who can read its log."""
+"""What every version prints where its data are thrown away: only known from its log."""
 
 
 def capabilities(pid: int) -> int:

@@ -30,6 +30,34 @@ class _Document(msgspec.Struct):
     servers: dict[str, msgspec.Raw]
 
 
+class UnusableStateError(Exception):
+    """The content of a state file cannot be used: the end of a sentence that begins with its path."""
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a state file, or the beginning of one that is too long; raise OSError as ``open`` does."""
+    with path.open("rb") as file:
+        return file.read(MAX_SIZE + 1)
+
+
+def decode(content: bytes) -> Mapping[str, msgspec.Raw]:
+    """Return each server's memory as encoded JSON.
+
+    Raises:
+        UnusableStateError: That cannot be had of it. What decoding failed by, if it did, is its cause.
+    """
+    if len(content) > MAX_SIZE:
+        raise UnusableStateError(f"is longer than {MAX_SIZE} bytes")
+    try:
+        # Decoded as a whole first: msgspec passes over what is inside a memory, and its owner expects UTF-8.
+        document = msgspec.json.decode(content.decode(), type=_Document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UnusableStateError("is broken") from error
+    if document.version != VERSION:
+        raise UnusableStateError(f"has version {document.version}, and this Forewarn writes version {VERSION}")
+    return document.servers
+
+
 class StateFile:
     """Reads and writes one state file. Never raises for what the disk does: it tells it in the log.
 
@@ -47,22 +75,16 @@ class StateFile:
         A file that cannot be used is kept beside as ``FILE.broken``.
         """
         try:
-            content = self._read()
+            content = read(self._path)
         except FileNotFoundError:
             return {}
         except OSError as error:
             # Not even read: what it holds may be fine, so it is moved away before it would be overwritten.
             return self._lost(f"cannot be read: {_why(error)}")
-        if content is None:
-            return self._lost(f"is longer than {MAX_SIZE} bytes")
         try:
-            # Decoded as a whole first: msgspec passes over what is inside a memory, and its owner expects UTF-8.
-            document = msgspec.json.decode(content.decode(), type=_Document)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return self._lost(f"is broken: {error}")
-        if document.version != VERSION:
-            return self._lost(f"has version {document.version}, and this Forewarn writes version {VERSION}")
-        return document.servers
+            return decode(content)
+        except UnusableStateError as error:
+            return self._lost(f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error))
 
     def save(self, memories: Mapping[str, msgspec.Struct]) -> bool:
         """Replace the file by one with ``memories``; return whether that worked. Only a change of that is logged."""
@@ -79,11 +101,6 @@ class StateFile:
             self._failing = False
             logger.info("state file is written again", extra={"fields": {"file": str(self._path)}})
         return True
-
-    def _read(self) -> bytes | None:
-        with self._path.open("rb") as file:
-            content = file.read(MAX_SIZE + 1)
-        return content if len(content) <= MAX_SIZE else None
 
     def _replace(self, content: bytes) -> None:
         # One fixed name, so that a process killed in here leaves one file behind and not one each time.

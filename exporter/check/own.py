@@ -126,8 +126,7 @@ def _look(path: Path) -> _StateFile:
         blocked = obstacle(path, os.R_OK)
         if blocked is not None:
             return _StateFile(blocked=blocked)
-        with path.open("rb") as file:
-            content = file.read(state.MAX_SIZE + 1)
+        content = state.read(path)
     except FileNotFoundError:
         return _StateFile(None, free)
     return _StateFile(len(content), free, _wrong(content))
@@ -135,22 +134,14 @@ def _look(path: Path) -> _StateFile:
 
 def _wrong(content: bytes) -> str | None:
     """Return why the content of a state file cannot be used; ``None`` where it can."""
-    if len(content) > state.MAX_SIZE:
-        return f"is longer than {state.MAX_SIZE} bytes"
     try:
-        document = msgspec.json.decode(content.decode(), type=_Document)
-        if document.version != state.VERSION:
-            return f"has version {document.version}, and this Forewarn writes version {state.VERSION}"
-        for raw in document.servers.values():
+        for raw in state.decode(content).values():
             msgspec.json.decode(raw, type=Memory)
+    except state.UnusableStateError as error:
+        return str(error)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "is broken"
     return None
-
-
-class _Document(msgspec.Struct):
-    version: int
-    servers: dict[str, msgspec.Raw]
 
 
 # --- web ------------------------------------------------------------------------------------------------------------
